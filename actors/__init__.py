@@ -1,0 +1,1 @@
+"""Living: the pure session core, the session actors, their supervision and registry."""

@@ -1,0 +1,181 @@
+"""The JSON-RPC 2.0 envelope: kind, id and method of a message; its bytes stay as they came.
+
+Sessions speak JSON-RPC on both sides. What a message *says* (params, result, error, fields nobody knows yet)
+is never decoded and re-encoded on the way, because a typed model loses what it does not know. So `Message`
+carries the raw bytes, and beside them the three things that routing needs.
+
+Ids are kept apart by type: the number 1 and the string "1" are different requests (JSON-RPC 2.0, section 4).
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+import msgspec
+
+RequestId = int | str
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+# The implementation-defined band (-32000 to -32019 in MCP 2026-07-28) holds what only a gateway has to say.
+UPSTREAM_UNAVAILABLE = -32001  # could not be reached; nothing was run; try again
+OUTCOME_UNKNOWN = -32002  # it may have run; the answer is lost; it was not run again
+REQUEST_TIMED_OUT = -32003  # no answer within the limit; the upstream was told to cancel
+OVERLOADED = -32004  # a bound was reached; nothing was run; try again later
+
+
+class Kind(enum.Enum):
+    """What a message is, by which of id, method, result and error it has."""
+
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+    RESPONSE = "response"  # with a result or an error
+
+
+@attrs.frozen
+class Message:
+    """One JSON-RPC message: the envelope's facts, and its bytes exactly as they came."""
+
+    kind: Kind
+    id: RequestId | None  # None: a notification, or an error that answers nothing in particular
+    method: str  # "" for a response
+    raw: bytes
+    is_error: bool = False  # a response that carries an error
+
+
+class InvalidMessage(Exception):
+    """These bytes are no JSON-RPC message.
+
+    `code` and `reason` are what the error answer says; `id` is the request's id where it could be read.
+    """
+
+    def __init__(self, code: int, reason: str, id: RequestId | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.id = id
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    jsonrpc: str
+    id: int | str | None | msgspec.UnsetType = msgspec.UNSET
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _OnlyId(msgspec.Struct, gc=False):
+    id: int | str | None = None
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_id = msgspec.json.Decoder(_OnlyId).decode
+
+
+def parse(raw: bytes) -> Message:
+    """Read the envelope of one message; the bytes are kept as they are.
+
+    Args:
+      raw: one JSON document. The returned message keeps a reference to it.
+
+    Raises:
+      InvalidMessage: not JSON (-32700), or not a JSON-RPC 2.0 message (-32600); batches are not messages.
+    """
+    try:
+        envelope = _decode_envelope(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _explain(raw, error) from None
+    if envelope.jsonrpc != "2.0":
+        raise InvalidMessage(INVALID_REQUEST, 'field "jsonrpc" must be "2.0"', _known_id(envelope.id))
+    if envelope.method is not msgspec.UNSET:
+        return _parse_call(envelope, envelope.method, raw)
+    return _parse_response(envelope, raw)
+
+
+def _parse_call(envelope: _Envelope, method: str, raw: bytes) -> Message:
+    if envelope.result is not msgspec.UNSET or envelope.error is not msgspec.UNSET:
+        raise InvalidMessage(INVALID_REQUEST, 'a message has either "method" or "result"/"error", not both')
+    _check_params(envelope)
+    if envelope.id is msgspec.UNSET:
+        return Message(Kind.NOTIFICATION, None, method, raw)
+    if envelope.id is None:
+        raise InvalidMessage(INVALID_REQUEST, 'field "id" of a request must be a string or an integer, not null')
+    return Message(Kind.REQUEST, envelope.id, method, raw)
+
+
+def _parse_response(envelope: _Envelope, raw: bytes) -> Message:
+    has_result = envelope.result is not msgspec.UNSET
+    has_error = envelope.error is not msgspec.UNSET
+    if has_result == has_error:
+        raise InvalidMessage(
+            INVALID_REQUEST,
+            'a message needs "method" (request, notification) or one of "result" and "error" (response)',
+            _known_id(envelope.id),
+        )
+    if envelope.id is msgspec.UNSET or (envelope.id is None and has_result):
+        raise InvalidMessage(INVALID_REQUEST, 'a response needs the "id" of its request')
+    return Message(Kind.RESPONSE, envelope.id, "", raw, is_error=has_error)
+
+
+def _check_params(envelope: _Envelope) -> None:
+    if envelope.params is msgspec.UNSET:
+        return
+    if bytes(envelope.params)[:1] not in (b"{", b"["):
+        raise InvalidMessage(INVALID_REQUEST, 'field "params" must be an object or an array', _known_id(envelope.id))
+
+
+def _known_id(id: RequestId | None | msgspec.UnsetType) -> RequestId | None:
+    return None if id is msgspec.UNSET else id
+
+
+def _explain(raw: bytes, error: Exception) -> InvalidMessage:
+    """Tell bad JSON (-32700) from good JSON that is no JSON-RPC message (-32600)."""
+    if isinstance(error, RecursionError):
+        return InvalidMessage(PARSE_ERROR, "JSON is nested too deeply")
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidMessage(PARSE_ERROR, f"not valid JSON: {error}")
+    if raw.lstrip()[:1] == b"[":
+        return InvalidMessage(INVALID_REQUEST, "batches (arrays) are not part of this protocol revision")
+    try:
+        id = _decode_id(raw).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        id = None
+    return InvalidMessage(INVALID_REQUEST, f"not a JSON-RPC 2.0 message: {error}", id)
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def request(id: RequestId, method: str, params: object = None) -> Message:
+    """Make a request; `params` are builtins, or `msgspec.Raw` for JSON that is to stay as it is."""
+    fields: dict[str, object] = {"jsonrpc": "2.0", "id": id, "method": method}
+    if params is not None:
+        fields["params"] = params
+    return Message(Kind.REQUEST, id, method, _encode(fields))
+
+
+def notification(method: str, params: object = None) -> Message:
+    """Make a notification."""
+    fields: dict[str, object] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        fields["params"] = params
+    return Message(Kind.NOTIFICATION, None, method, _encode(fields))
+
+
+def result(id: RequestId, value: object) -> Message:
+    """Make the successful answer to a request."""
+    return Message(Kind.RESPONSE, id, "", _encode({"jsonrpc": "2.0", "id": id, "result": value}))
+
+
+def error(id: RequestId | None, code: int, reason: str, data: object = None) -> Message:
+    """Make the error answer to a request; `id` is None where the request's own id could not be read."""
+    problem: dict[str, object] = {"code": code, "message": reason}
+    if data is not None:
+        problem["data"] = data
+    raw = _encode({"jsonrpc": "2.0", "id": id, "error": problem})
+    return Message(Kind.RESPONSE, id, "", raw, is_error=True)

@@ -1,0 +1,1 @@
+"""Measurements of what is felt: `python -m bench`."""

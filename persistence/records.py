@@ -1,0 +1,106 @@
+"""What is kept: the frozen records that stores take and give, without behaviour.
+
+The snapshot is the truth about a session; log entries are a product of the same commit (replay, history)
+and never rebuild state. A record names its session by id and knows nothing of what the fields mean: that is
+the business of the floor above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class Fence:
+    """The right to write, as the store granted it: a later claim makes every earlier fence worthless."""
+
+    owner: str  # who claimed: unique per process start, for people to read
+    number: int  # rises with each claim; what the store compares
+
+
+@attrs.frozen
+class SnapshotHeader:
+    """What can be known of a stored session without opening its body: the index entry, columns in clear."""
+
+    session_id: str
+    revision: int  # number of events folded into the state
+    server_id: str
+    owner: str  # digest of the principal that opened the session
+    failure: str  # why it is uninitialized; "" when it is in force
+    last_active_unix_s: float
+    expires_unix_s: float
+
+
+@attrs.frozen
+class Snapshot:
+    """A session's folded state at a revision."""
+
+    header: SnapshotHeader
+    fields: Mapping[str, object]  # builtins only (None, bool, int, float, str, bytes, list, dict): msgpack's values
+
+
+@attrs.frozen
+class LogEntry:
+    """One kept event of a session's log: here, a message of one of its streams."""
+
+    session_id: str
+    sequence: int  # position in the session's log, from 1, without gaps; what trimming counts
+    stream: int  # which stream of the session
+    offset: int  # position in that stream, from 1, without gaps; what a client's cursor names
+    at_unix_s: float
+    body: bytes
+
+
+@attrs.frozen
+class Trim:
+    """Forget a session's log entries up to and including this sequence."""
+
+    session_id: str
+    through_sequence: int
+
+
+@attrs.frozen
+class Tombstone:
+    """A session that has ended: its record and log go, and its id cannot come back."""
+
+    session_id: str
+    reason: str
+    at_unix_s: float
+
+
+@attrs.frozen
+class Batch:
+    """What one commit writes: all of it or nothing.
+
+    Idempotent: a snapshot whose revision is not newer than the stored one, an entry whose sequence is stored
+    already and a second tombstone change nothing, so a batch whose outcome is unknown is simply sent again.
+    """
+
+    fence: Fence
+    snapshots: tuple[Snapshot, ...] = ()
+    entries: tuple[LogEntry, ...] = ()
+    trims: tuple[Trim, ...] = ()
+    tombstones: tuple[Tombstone, ...] = ()
+
+
+@attrs.frozen
+class Quarantined:
+    """A record that could not be read: set aside with its bytes untouched, never served, reported."""
+
+    session_id: str
+    reason: str
+    at_unix_s: float
+    raw_bytes: int  # how many bytes are kept aside
+
+
+@attrs.frozen
+class StoreHealth:
+    """What a probe saw: a real write and a real read."""
+
+    kind: str
+    writable: bool
+    latency_seconds: float
+    sessions: int
+    detail: str = ""

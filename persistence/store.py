@@ -1,0 +1,142 @@
+"""The Store protocol, its errors, and `open_store`: what every keeping place promises.
+
+A store keeps session snapshots, their event logs and tombstones. One owner writes at a time: it claims the
+store, gets a fence, and every commit carries it; a later claim makes the former owner's commits fail
+(`FenceLost`). That is what keeps a paused process from overwriting its successor.
+
+Every store passes one suite of claims: `tests/persistence/contract.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
+
+
+class StoreError(Exception):
+    """Anything a store can refuse with; the subclasses say who has to act."""
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer or could not finish; nothing is known of the outcome: send the same batch again."""
+
+
+class StoreFull(StoreError):
+    """There is no room; the batch was rolled back whole. Room must be made before anything can be written."""
+
+
+class StoreBroken(StoreError):
+    """The device failed under a commit (an fsync error): what it holds is unknown until it is opened anew.
+
+    The process stops acknowledging and ends; recovery is the daily road. Retrying would be wrong: a failed
+    fsync may have dropped the very pages it was asked to keep.
+    """
+
+
+class FenceLost(StoreError):
+    """Another owner has claimed the store since: this process must stop writing, and end."""
+
+
+class StoreInUse(StoreError):
+    """Another process holds this store; the message says which and what to do."""
+
+
+class StoreInvalid(StoreError):
+    """This is not a store, or one of a newer format than this version knows; it was not touched."""
+
+
+class StoreUrlInvalid(StoreError):
+    """The store URL cannot be understood; the message says what is expected."""
+
+
+class SnapshotCorrupt(StoreError):
+    """The session's record cannot be read; its bytes were set aside (quarantined) and will not be served."""
+
+
+class SnapshotTooNew(StoreError):
+    """The session's record was written by a newer version; its bytes stay as they are."""
+
+
+class Store(Protocol):
+    """Where sessions are kept.
+
+    All methods may wait. Cancellation: reading is safe to cancel; `commit` runs to its end once it has begun
+    (it is bounded by the device or by the store's own timeouts), because a half-known outcome helps nobody.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where this store is, without secrets: for people and health reports."""
+        ...
+
+    @property
+    def survives(self) -> str:
+        """The durability level (DESIGN 6) that a returned `commit` has reached: ``memory`` or ``local``."""
+        ...
+
+    async def claim(self, owner: str) -> Fence:
+        """Become the one owner. Every fence given out before is worthless from now on.
+
+        Raises:
+          StoreUnavailable: it cannot be reached.
+        """
+        ...
+
+    async def commit(self, batch: Batch) -> None:
+        """Write the whole batch durably, or nothing of it.
+
+        Rules, in this order: the batch's fence must be the newest (else `FenceLost`); snapshots, entries and
+        trims of a session with a tombstone are ignored; a snapshot replaces the stored one only if its revision
+        is higher; an entry whose (session, sequence) is stored is ignored; trims delete; tombstones delete the
+        session's snapshot and log and remember the id.
+
+        Raises:
+          FenceLost, StoreFull, StoreUnavailable, StoreBroken
+        """
+        ...
+
+    async def load(self, session_id: str) -> Snapshot | None:
+        """Give the newest durable snapshot, or None if there is none (unknown or ended).
+
+        Raises:
+          SnapshotCorrupt: it cannot be read. Its bytes have been moved to quarantine.
+          SnapshotTooNew: a newer version wrote it. Nothing was changed.
+          StoreUnavailable
+        """
+        ...
+
+    async def read_log(self, session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]:
+        """Give entries of one stream with an offset greater than `after`, in order, at most `limit`.
+
+        Raises:
+          SnapshotCorrupt: one of them cannot be read.
+          StoreUnavailable
+        """
+        ...
+
+    async def scan(self, *, after: int = 0, limit: int = 10_000) -> tuple[Sequence[SnapshotHeader], int | None]:
+        """Give one page of headers of all sessions, and where the next page starts (None: that was the last).
+
+        Args:
+          after: the position the former page gave; 0 for the first.
+          limit: headers a page, at most.
+        """
+        ...
+
+    async def quarantined(self) -> Sequence[Quarantined]:
+        """List what was set aside because it could not be read."""
+        ...
+
+    async def probe(self) -> StoreHealth:
+        """Do one real write and one real read, and say how long they took.
+
+        Raises:
+          StoreFull, StoreUnavailable, StoreBroken
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Leave the store so that another process can claim it. Committed facts stay; closing twice is fine."""
+        ...

@@ -1,0 +1,1 @@
+"""Carrying: the wires to clients and to upstreams, and the HTTP surface."""

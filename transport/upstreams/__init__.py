@@ -1,0 +1,1 @@
+"""The wires to upstream servers: implementations of `actors.link.Link`."""
