@@ -94,6 +94,10 @@ class Link(Protocol):
         """
         ...
 
+    def cancel(self, request_id: RequestId, reason: str) -> None:
+        """Tell the other side, in its own protocol, that the answer to a sent request is not wanted any more."""
+        ...
+
     def listen(self) -> None:
         """Start taking what the other side says unasked, where that needs asking (HTTP: its GET stream)."""
         ...

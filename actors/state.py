@@ -1,0 +1,177 @@
+"""SessionState: all that is known of one session, and nothing of how it runs.
+
+Frozen: a turn makes a new state (`actors/evolve.py`), so a state handed to the writer stays what it was. Most fields
+are kept in the session's snapshot; those under "while it lives" are forgotten by a restart and begin empty
+(`actors/snapshots.py` decides which, in one place).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from actors.ids import ANONYMOUS, Principal, SessionId
+from actors.jsonrpc import Message, RequestId
+
+
+@attrs.frozen
+class Limits:
+    """The bounds of one session. Whoever reaches one gets the named answer."""
+
+    calls_in_flight_max: int = 32  # more: `Outcome` OVERLOADED
+    posts_in_flight_max: int = 64  # notifications and answers not yet with the upstream; more: OVERLOADED
+    asks_max: int = 64  # requests of the upstream that the client has not answered; more: answered with an error
+    setup_max: int = 256  # kept set-up messages (log level, subscriptions); more: the oldest is forgotten
+    events_per_session_max: int = 1000  # logged events kept for replay; older ones are trimmed
+    streams_kept_max: int = 32  # ended streams whose events can still be replayed; older ones are forgotten
+    values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
+    answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
+    link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
+    call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
+    cancel_grace_seconds: float = 5.0  # a cancelled call whose upstream stays silent ends after this
+
+
+@attrs.frozen
+class SetupChange:
+    """What a successful request means for re-initialization: keep it, to be sent again, or forget the kept one."""
+
+    key: str  # one kept message per key, e.g. "logging/setLevel" or "resources/subscribe file:///a"
+    keep: bool
+
+
+@attrs.frozen
+class Handshake:
+    """The opening exchange, as the client made it: replayed to an upstream that has forgotten the session."""
+
+    request: bytes  # the raw opening request
+    result: bytes  # the raw answer the client got (the whole message)
+    upstream_session_id: str  # the upstream's own name for the session; "" where it has none
+    ready: bool = False  # the client has confirmed (MCP: notifications/initialized)
+
+
+@attrs.frozen
+class Stream:
+    """One of the session's event streams: the standalone one (id 0), or that of one client request."""
+
+    id: int
+    request_id: RequestId | None
+    next_offset: int = 1
+    ended: bool = False
+
+    @property
+    def last_offset(self) -> int:
+        return self.next_offset - 1
+
+
+@attrs.frozen
+class Call:
+    """A client's request that has no answer yet."""
+
+    ticket: int
+    request_id: RequestId
+    method: str
+    label: str  # what is counted, e.g. the tool's name; "" for what is not
+    message: Message | None  # to send (again) while that is safe; None after a restart
+    started_unix_s: float
+    setup: SetupChange | None = None
+    sent: bool = False
+    resent: bool = False  # sent a second time, after the upstream had lost the session
+    stream: int | None = None  # set once the call has become a stream
+    cancelled_unix_s: float = 0.0  # when the client cancelled it; 0: it did not
+    heard_unix_s: float = 0.0  # when the upstream last said something about it
+    upstream_cursor: str = ""  # the upstream's last event id on this call's stream
+
+
+@attrs.frozen
+class Post:
+    """A notification or an answer of the client that the upstream does not have yet."""
+
+    ticket: int
+    message: Message
+    started_unix_s: float
+    sent: bool = False
+    resent: bool = False
+
+
+@attrs.frozen
+class Ask:
+    """A request of the upstream that the client has not answered yet."""
+
+    client_id: RequestId  # the id the client knows
+    upstream_id: RequestId  # differs only if an older request with that id was still open
+    method: str
+    stream: int
+
+
+@attrs.frozen
+class LogState:
+    """Where the session's event log stands."""
+
+    epoch: int  # part of every event id: a log that may have lost events continues under a new one
+    next_sequence: int = 1
+    trimmed_through: int = 0
+
+
+@attrs.frozen
+class Metrics:
+    requests: int = 0
+    tool_calls: int = 0
+    errors: int = 0
+
+
+class LinkPhase(enum.Enum):
+    DOWN = "down"
+    CONNECTING = "connecting"
+    UP = "up"
+
+
+@attrs.frozen(kw_only=True)
+class SessionState:
+    """One session. Units: `_unix_s` is wall clock."""
+
+    session_id: SessionId
+    revision: int = 0  # events folded so far
+    server_id: str
+    principal: Principal = ANONYMOUS
+    created_unix_s: float
+    last_active_unix_s: float
+    ttl_seconds: float  # from the last activity
+    opened: bool = False  # it exists for its client: created (embedding), or the handshake has succeeded
+    failure: str = ""  # why it is uninitialized
+    failure_detail: str = ""
+    failed_unix_s: float = 0.0
+    client_transport: str = "embedded"
+    upstream_transport: str = "embedded"
+    handshake: Handshake | None = None
+    setup: Mapping[str, bytes] = attrs.field(factory=dict)  # raw messages, re-applied after a re-initialization
+    streams: Mapping[int, Stream] = attrs.field(factory=dict)
+    next_stream: int = 1
+    log: LogState
+    calls: Mapping[RequestId, Call] = attrs.field(factory=dict)
+    asks: Mapping[RequestId, Ask] = attrs.field(factory=dict)  # by the id the client knows
+    standalone_cursor: str = ""  # the upstream's last event id on its own stream
+    metrics: Metrics = Metrics()
+    values: Mapping[str, Any] = attrs.field(factory=dict)  # the application's
+    context: Mapping[str, Any] = attrs.field(factory=dict)  # who and what it runs for; set at creation
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)  # user_agent, origin, tags, ...
+    # while it lives
+    posts: Mapping[int, Post] = attrs.field(factory=dict)  # by ticket
+    link: LinkPhase = LinkPhase.DOWN
+    closed: bool = False
+
+    @property
+    def initialized(self) -> bool:
+        """The session is in force: opened, and not failed."""
+        return self.opened and not self.failure
+
+    @property
+    def expires_unix_s(self) -> float:
+        return self.last_active_unix_s + self.ttl_seconds
+
+    @property
+    def busy(self) -> bool:
+        """Somebody waits for an answer, on one side or the other."""
+        return bool(self.calls or self.posts)
