@@ -62,7 +62,7 @@ class InvalidMessage(Exception):
 
 class _Envelope(msgspec.Struct, gc=False):
     jsonrpc: str
-    id: int | str | None | msgspec.UnsetType = msgspec.UNSET
+    id: int | str | msgspec.UnsetType | None = msgspec.UNSET
     method: str | msgspec.UnsetType = msgspec.UNSET
     params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -129,7 +129,7 @@ def _check_params(envelope: _Envelope) -> None:
         raise InvalidMessage(INVALID_REQUEST, 'field "params" must be an object or an array', _known_id(envelope.id))
 
 
-def _known_id(id: RequestId | None | msgspec.UnsetType) -> RequestId | None:
+def _known_id(id: RequestId | msgspec.UnsetType | None) -> RequestId | None:
     return None if id is msgspec.UNSET else id
 
 
@@ -179,3 +179,13 @@ def error(id: RequestId | None, code: int, reason: str, data: object = None) -> 
         problem["data"] = data
     raw = _encode({"jsonrpc": "2.0", "id": id, "error": problem})
     return Message(Kind.RESPONSE, id, "", raw, is_error=True)
+
+
+def with_id(message: Message, id: RequestId) -> Message:
+    """Give the same message under another id; everything else, order and unknown fields included, stays as it is."""
+    fields = _decode_fields(message.raw)
+    fields["id"] = msgspec.Raw(_encode(id))
+    return Message(message.kind, id, message.method, _encode(fields), is_error=message.is_error)
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -17,7 +17,7 @@ import attrs
 
 from actors.jsonrpc import Message, RequestId
 from actors.link import About, Established, Failure
-from actors.state import Ask, Call, Handshake, Post, SetupChange
+from actors.state import Ask, Call, Handshake, LinkPhase, Post, SetupChange
 
 # ---- commands: from the client's side ------------------------------------------------------------
 
@@ -98,7 +98,9 @@ class Recovered:
 
 @attrs.frozen
 class ConnectNow:
-    """Open the link if it is not (restoring at start-up)."""
+    """Open the link if it is not, and say how that went (restoring at start-up)."""
+
+    ticket: int
 
 
 @attrs.frozen
@@ -116,6 +118,11 @@ class ConnectRetried:
     """Opening the link failed for now; the shell goes on trying while somebody waits."""
 
     detail: str
+
+
+@attrs.frozen
+class ConnectGivenUp:
+    """Nobody waits for the link any more, and opening it kept failing."""
 
 
 @attrs.frozen
@@ -181,6 +188,7 @@ Command = (
     | LinkUp
     | LinkDown
     | ConnectRetried
+    | ConnectGivenUp
     | ConnectRefused
     | Receive
     | MoveCursor
@@ -220,8 +228,21 @@ class Reinitialized:
 @attrs.frozen
 class LinkChanged:
     hard: ClassVar[bool] = False
-    up: bool
-    connecting: bool = False
+    phase: LinkPhase
+    detail: str = ""
+
+
+@attrs.frozen
+class ConnectAwaited:
+    """Somebody waits for the link (or, with no tickets, nobody any more)."""
+
+    hard: ClassVar[bool] = False
+    tickets: tuple[int, ...]
+
+
+@attrs.frozen
+class ListeningStarted:
+    hard: ClassVar[bool] = False
 
 
 @attrs.frozen
@@ -242,6 +263,7 @@ class CallEnded:
     hard: ClassVar[bool] = False
     request_id: RequestId
     failed: bool
+    at_unix_s: float
 
 
 @attrs.frozen
@@ -266,6 +288,13 @@ class AskOpened:
 class AskClosed:
     hard: ClassVar[bool] = False
     client_id: RequestId
+
+
+@attrs.frozen
+class AsksWithdrawn:
+    """The upstream incarnation that asked is gone."""
+
+    hard: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -344,6 +373,8 @@ Event = (
     | ClientReady
     | Reinitialized
     | LinkChanged
+    | ConnectAwaited
+    | ListeningStarted
     | CallStarted
     | CallChanged
     | CallEnded
@@ -351,6 +382,7 @@ Event = (
     | PostEnded
     | AskOpened
     | AskClosed
+    | AsksWithdrawn
     | SetupKept
     | SetupDropped
     | StreamOpened
@@ -459,8 +491,9 @@ class CloseLink:
 
 @attrs.frozen
 class Bury:
-    """Remove the session from the store; the actor ends when that is durable."""
+    """Remove the session from the store; when that is durable, tell whoever waits, and end the actor."""
 
+    ticket: int
     reason: str
 
 
@@ -469,6 +502,4 @@ class Discard:
     """End the actor without a trace: the session never came to exist."""
 
 
-Effect = (
-    Reply | SendUpstream | CancelUpstream | Watch | OpenLink | ListenUpstream | CloseLink | Bury | Discard
-)
+Effect = Reply | SendUpstream | CancelUpstream | Watch | OpenLink | ListenUpstream | CloseLink | Bury | Discard

@@ -31,6 +31,7 @@ class Limits:
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
+    opening_seconds_max: float = 30.0  # an opening request unanswered for this long is given up
     cancel_grace_seconds: float = 5.0  # a cancelled call whose upstream stays silent ends after this
 
 
@@ -104,6 +105,7 @@ class Ask:
     upstream_id: RequestId  # differs only if an older request with that id was still open
     method: str
     stream: int
+    withdrawn: bool = False  # its upstream incarnation is gone: a late answer is dropped, the id not used again
 
 
 @attrs.frozen
@@ -157,7 +159,10 @@ class SessionState:
     values: Mapping[str, Any] = attrs.field(factory=dict)  # the application's
     context: Mapping[str, Any] = attrs.field(factory=dict)  # who and what it runs for; set at creation
     metadata: Mapping[str, Any] = attrs.field(factory=dict)  # user_agent, origin, tags, ...
+    listening: bool = False  # the client has read its standalone stream: the upstream may speak unasked
     # while it lives
+    connect_tickets: tuple[int, ...] = ()  # who waits to hear whether the link could be opened
+    link_detail: str = ""  # why the link could not be opened, when it could not
     posts: Mapping[int, Post] = attrs.field(factory=dict)  # by ticket
     link: LinkPhase = LinkPhase.DOWN
     closed: bool = False

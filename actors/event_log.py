@@ -1,0 +1,204 @@
+"""A session's event log: a bounded tail in memory, older pages from the store, and the readers of its streams.
+
+Entries are appended by the session's turns and released when they are durable; a reader sees released entries only. Readers
+pull by cursor, so nothing is queued for anybody and a slow reader holds nobody up. Where the tail in memory no longer reaches
+back to a reader's cursor, pages come from the store. Where the store does not either, the reader is told (`CursorLost`):
+a gap is never skipped in silence.
+
+One stream has one reader: the newest takes it over, since a client whose connection broke is often back before its old
+connection is known to be dead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from actors.ids import SessionId
+from actors.state import Stream
+from persistence.records import LogEntry
+
+PAGE_ENTRIES = 100
+TAIL_ENTRIES_MAX = 256  # RELIABILITY 5.7's ring; a reader further behind reads from the store
+TAIL_BYTES_MAX = 256 * 1024
+
+
+class CursorLost(Exception):
+    """Events after this cursor were trimmed: what is missing cannot be replayed."""
+
+
+class ReaderEnded(Exception):
+    """This reader gets no more: another one took the stream over, or the session left memory. Resume by cursor."""
+
+
+class ReadLog(Protocol):
+    """Reads kept pages: `Store.read_log`."""
+
+    async def __call__(self, session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]: ...
+
+
+class EventLog:
+    """The log of one resident session."""
+
+    __slots__ = ("_bytes", "_order", "_read_log", "_readers", "_released", "_session_id", "_tails", "_waiters")
+
+    def __init__(self, session_id: SessionId, read_log: ReadLog, *, durable_through: int) -> None:
+        self._session_id = session_id
+        self._read_log = read_log
+        self._released = durable_through  # sequence; everything up to here may be shown
+        self._tails: dict[int, deque[LogEntry]] = {}
+        self._order: deque[int] = deque()  # the stream of each entry in the tails, oldest first
+        self._bytes = 0
+        self._readers: dict[int, StreamReader] = {}
+        self._waiters = trio.lowlevel.ParkingLot()
+
+    @property
+    def has_readers(self) -> bool:
+        return bool(self._readers)
+
+    def append(self, entry: LogEntry) -> None:
+        """Add an entry; its readers get it once it is released."""
+        self._tails.setdefault(entry.stream, deque()).append(entry)
+        self._order.append(entry.stream)
+        self._bytes += len(entry.body)
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Drop the oldest released entries beyond the bounds: the store has them. The others must be kept until then."""
+        while len(self._order) > TAIL_ENTRIES_MAX or self._bytes > TAIL_BYTES_MAX:
+            tail = self._tails[self._order[0]]
+            if tail[0].sequence > self._released:
+                return  # bounded all the same: the gate's backlog is what is not yet released
+            self._bytes -= len(tail.popleft().body)
+            if not tail:
+                del self._tails[self._order[0]]
+            self._order.popleft()
+
+    def release(self, through_sequence: int) -> None:
+        """Let readers see entries up to here: they are durable."""
+        self._released = max(self._released, through_sequence)
+        self._shorten()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have readers look again: a stream may have ended."""
+        self._waiters.unpark_all()
+
+    def end_readers(self) -> None:
+        """The session leaves memory: its readers are to come back by cursor."""
+        for reader in list(self._readers.values()):
+            reader.ended = True
+        self._readers.clear()
+        self.wake()
+
+    def attach(self, stream_id: int, after: int) -> StreamReader:
+        """Take a stream over, after this offset. An older reader of the stream ends."""
+        older = self._readers.get(stream_id)
+        if older is not None:
+            older.ended = True
+            self.wake()
+        reader = StreamReader(self, stream_id, after)
+        self._readers[stream_id] = reader
+        return reader
+
+    def detach(self, reader: StreamReader) -> None:
+        """Forget a reader that is done."""
+        reader.ended = True
+        if self._readers.get(reader.stream_id) is reader:
+            del self._readers[reader.stream_id]
+
+    async def read(self, stream_id: int, after: int, released_offset: int) -> Sequence[LogEntry]:
+        """Give the next released entries of a stream after this offset; none if there are none.
+
+        Args:
+          stream_id: which stream.
+          after: the offset of the last entry that the reader has.
+          released_offset: the offset of the stream's last entry, durable or not: tells a gap from the end.
+
+        Raises:
+          CursorLost: entries after the cursor were trimmed.
+          StoreUnavailable, SnapshotCorrupt: as `Store.read_log`.
+        """
+        entries = self._from_tail(stream_id, after)
+        if entries is None:
+            entries = await self._read_log(self._session_id, stream=stream_id, after=after, limit=PAGE_ENTRIES)
+            entries = [entry for entry in entries if entry.sequence <= self._released]
+            if entries and entries[0].offset != after + 1:
+                raise CursorLost(f"events after {after} of this stream are no longer kept")
+            if not entries and self._from_tail(stream_id, after) is None and released_offset > after:
+                raise CursorLost(f"events after {after} of this stream are no longer kept")
+        return entries
+
+    def _from_tail(self, stream_id: int, after: int) -> list[LogEntry] | None:
+        """Give what the tail has after this offset; None if it does not reach back that far."""
+        tail = self._tails.get(stream_id)
+        if not tail or tail[0].offset > after + 1:
+            return None
+        first = after + 1 - tail[0].offset
+        page: list[LogEntry] = []
+        for index in range(first, len(tail)):
+            entry = tail[index]
+            if entry.sequence > self._released or len(page) >= PAGE_ENTRIES:
+                break
+            page.append(entry)
+        return page
+
+    async def wait_changed(self) -> None:
+        """Wait until something was released, or a stream or a reader ended. Cancellation: safe."""
+        await self._waiters.park()
+
+
+class StreamReader:
+    """One reader's place in one stream."""
+
+    __slots__ = ("_log", "after", "ended", "stream_id")
+
+    def __init__(self, log: EventLog, stream_id: int, after: int) -> None:
+        self._log = log
+        self.stream_id = stream_id
+        self.after = after
+        self.ended = False
+
+    async def next_page(self, stream: StreamSource) -> Sequence[LogEntry]:
+        """Wait for entries after the cursor, and move it.
+
+        Args:
+          stream: gives the stream as it is now; None if it was forgotten.
+
+        Returns:
+          One entry or more; none: the stream has ended and all of it was given.
+
+        Raises:
+          ReaderEnded: taken over by a newer reader, or the session left memory.
+          CursorLost: what comes next is no longer kept.
+
+        Cancellation: safe; the cursor moves only with what is returned.
+        """
+        while True:
+            if self.ended:
+                raise ReaderEnded("the stream was taken over by a newer connection, or its session left memory")
+            now = stream()
+            if now is None:
+                raise CursorLost("this stream is no longer kept")
+            entries = await self._log.read(self.stream_id, self.after, now.last_offset)
+            if entries:
+                self.after = entries[-1].offset
+                return entries
+            if now.ended and now.last_offset <= self.after:
+                return ()
+            if self.ended or stream() is not now:
+                continue  # something happened while the store was read
+            await self._log.wait_changed()
+
+    def close(self) -> None:
+        """Give the stream back. Closing twice is fine."""
+        self._log.detach(self)
+
+
+class StreamSource(Protocol):
+    """Gives a stream of the session's state as it is now."""
+
+    def __call__(self) -> Stream | None: ...

@@ -1,0 +1,199 @@
+"""Choices about what the other side says: answers, requests, notifications, and the fate of what was sent.
+
+Pure, like `decide`, which calls these. Each message goes to exactly one of the client's streams (MCP 2025-11-25, transports,
+"Multiple Connections"): what is about a request goes with that request, everything else to the standalone stream.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.ids import STANDALONE_STREAM
+from actors.jsonrpc import Kind, Message, RequestId, with_id
+from actors.link import About, Failure
+from actors.state import Ask, Call, Handshake, LinkPhase
+from actors.turn import Turn
+
+
+def receive(turn: Turn, command: say.Receive) -> None:
+    """Take a message from the other side."""
+    if command.message.kind is Kind.RESPONSE:
+        _receive_answer(turn, command)
+    elif turn.state.opened:
+        _receive_unasked(turn, command)
+    # Before it is open there is no stream to put anything on; a server SHOULD send only ping and logging then
+    # (MCP 2025-11-25, lifecycle), and can do without either.
+
+
+def _receive_answer(turn: Turn, command: say.Receive) -> None:
+    message = command.message
+    call = turn.state.calls.get(message.id) if message.id is not None else None
+    if call is None:
+        return  # cancelled, given up, or never asked: nobody waits for it
+    if not turn.state.opened:
+        _open(turn, call, command)
+        return
+    if call.setup is not None and not message.is_error and call.message is not None:
+        _keep_setup(turn, call, call.message)
+    turn.answer(call, message, failed=message.is_error)
+
+
+def _open(turn: Turn, call: Call, command: say.Receive) -> None:
+    """The answer to the opening request: the session begins to exist, or never was."""
+    message = command.message
+    if message.is_error:
+        turn.answer(call, message, failed=True)
+        turn.do(say.Discard())
+        return
+    assert call.message is not None
+    handshake = Handshake(call.message.raw, message.raw, command.upstream_session_id)
+    turn.happen(say.Opened(handshake))
+    turn.answer(call, message, failed=False)
+
+
+def _keep_setup(turn: Turn, call: Call, request: Message) -> None:
+    assert call.setup is not None
+    if call.setup.keep:
+        turn.happen(say.SetupKept(call.setup.key, request.raw))
+    elif call.setup.key in turn.state.setup:
+        turn.happen(say.SetupDropped(call.setup.key))
+
+
+def _receive_unasked(turn: Turn, command: say.Receive) -> None:
+    message = command.message
+    call = _call_about(turn, command.about)
+    stream_id = STANDALONE_STREAM
+    if call is not None:
+        call = _heard(turn, call, command.cursor)
+        if call.stream is None:
+            call = turn.open_stream(call)
+        assert call.stream is not None
+        stream_id = call.stream
+    elif command.cursor:
+        turn.happen(say.CursorMoved(command.cursor))
+    if message.kind is Kind.REQUEST:
+        _ask(turn, message, stream_id)
+    else:
+        turn.log(stream_id, message)
+
+
+def _call_about(turn: Turn, about: RequestId | About) -> Call | None:
+    """Find the call whose stream the message belongs to; None: the standalone stream."""
+    if not isinstance(about, About):
+        return turn.state.calls.get(about)
+    if about is About.NOTHING:
+        return None
+    return _most_likely_call(turn)
+
+
+def _most_likely_call(turn: Turn) -> Call | None:
+    """Choose where the transport does not tell (stdio).
+
+    With one request in progress it is that one. With several, the client's standalone stream if the client reads it,
+    else the newest request: a server's question must reach the client on some stream, or both wait for ever.
+    """
+    calls = [call for call in turn.state.calls.values() if call.sent and not call.cancelled_unix_s]
+    if not calls or (len(calls) > 1 and turn.state.listening):
+        return None
+    return calls[-1]
+
+
+def _heard(turn: Turn, call: Call, cursor: str) -> Call:
+    changed = attrs.evolve(call, heard_unix_s=turn.now_unix_s, upstream_cursor=cursor or call.upstream_cursor)
+    turn.happen(say.CallChanged(changed))
+    return changed
+
+
+def _ask(turn: Turn, message: Message, stream_id: int) -> None:
+    """Pass a request of the upstream on to the client, under an id that no older one of them has."""
+    assert message.id is not None
+    if sum(not ask.withdrawn for ask in turn.state.asks.values()) >= turn.limits.asks_max:
+        refusal = jsonrpc.error(message.id, jsonrpc.OVERLOADED, "the client has too many requests to answer")
+        turn.do(say.SendUpstream(refusal, 0))
+        return
+    client_id = upstream_id = message.id
+    if client_id in turn.state.asks:
+        client_id = f"{upstream_id}~{turn.state.log.next_sequence}"
+        message = with_id(message, client_id)
+    turn.happen(say.AskOpened(Ask(client_id, upstream_id, message.method, stream_id)))
+    turn.log(stream_id, message)
+
+
+def move_cursor(turn: Turn, command: say.MoveCursor) -> None:
+    """Note how far the upstream's own stream has been read, to resume it there."""
+    if isinstance(command.about, About):
+        turn.happen(say.CursorMoved(command.cursor))
+        return
+    call = turn.state.calls.get(command.about)
+    if call is not None:
+        _heard(turn, call, command.cursor)
+
+
+def delivered(turn: Turn, command: say.Delivered) -> None:
+    """The upstream has a notification or an answer."""
+    if command.ticket in turn.state.posts:
+        turn.happen(say.PostEnded(command.ticket))
+        turn.reply(command.ticket, say.Accepted())
+
+
+def refused(turn: Turn, command: say.Refused) -> None:
+    """Something that was sent gets no answer: send it again where that is safe, else say what became of it."""
+    call = turn.call_by_ticket(command.ticket)
+    if call is not None:
+        _refused_call(turn, call, command)
+    elif command.ticket in turn.state.posts:
+        _refused_post(turn, command)
+
+
+def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
+    if command.failure is Failure.NOT_SENT and call.message is not None:
+        # It waits; `Overdue` tries again until the time for that is over.
+        turn.happen(say.LinkChanged(turn.state.link, command.detail))
+        turn.happen(say.CallChanged(attrs.evolve(call, sent=False)))
+        turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
+    elif command.failure is Failure.SESSION_LOST and call.message is not None and not call.resent and turn.state.opened:
+        turn.happen(say.CallChanged(attrs.evolve(call, sent=False, resent=True)))
+        _reopen(turn, command.detail)
+    elif not turn.state.opened:
+        turn.end_unanswered(call, say.NotDone(say.Problem.UNAVAILABLE, command.detail))
+        turn.do(say.Discard())
+    else:
+        turn.fail(call, _CODES[command.failure], command.detail)
+
+
+_CODES = {
+    Failure.NOT_SENT: jsonrpc.UPSTREAM_UNAVAILABLE,
+    Failure.SESSION_LOST: jsonrpc.UPSTREAM_UNAVAILABLE,
+    Failure.OUTCOME_UNKNOWN: jsonrpc.OUTCOME_UNKNOWN,
+    Failure.REFUSED: jsonrpc.INTERNAL_ERROR,
+}
+
+
+def _refused_post(turn: Turn, command: say.Refused) -> None:
+    post = turn.state.posts[command.ticket]
+    if command.failure is Failure.NOT_SENT:
+        turn.happen(say.PostChanged(attrs.evolve(post, sent=False)))
+        turn.happen(say.LinkChanged(turn.state.link, command.detail))
+        turn.do(say.Watch(post.ticket, turn.limits.answer_json_within_seconds))
+    elif command.failure is Failure.SESSION_LOST and post.message.kind is Kind.NOTIFICATION and not post.resent:
+        turn.happen(say.PostChanged(attrs.evolve(post, sent=False, resent=True)))
+        _reopen(turn, command.detail)
+    elif command.failure is Failure.SESSION_LOST:
+        # An answer to a question of an incarnation that is gone: nobody waits for it.
+        turn.happen(say.PostEnded(post.ticket))
+        turn.reply(post.ticket, say.Accepted())
+        _reopen(turn, command.detail)
+    else:
+        problem = say.Problem.LOST if command.failure is Failure.OUTCOME_UNKNOWN else say.Problem.REFUSED
+        turn.happen(say.PostEnded(post.ticket))
+        turn.not_done(post.ticket, problem, command.detail)
+
+
+def _reopen(turn: Turn, detail: str) -> None:
+    """The other side has forgotten the session: leave the link, and open it again with the kept handshake."""
+    if turn.state.link is LinkPhase.UP:
+        turn.do(say.CloseLink(end_session=False))
+        turn.happen(say.LinkChanged(LinkPhase.DOWN, detail))
+        turn.ensure_link()

@@ -1,0 +1,130 @@
+"""SessionState <-> Snapshot: what of a state is kept, under which names, in one place.
+
+The names are those of the stored record, not of the attributes: an attribute may be renamed, a kept name may not. A field
+that is missing in an old record takes its default. What is not listed here is forgotten by a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from actors.ids import Principal, SessionId
+from actors.jsonrpc import RequestId
+from actors.state import Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
+from persistence.records import Snapshot, SnapshotHeader
+
+
+def to_header(state: SessionState) -> SnapshotHeader:
+    """Give what the index knows of a session."""
+    return SnapshotHeader(
+        session_id=state.session_id,
+        revision=state.revision,
+        server_id=state.server_id,
+        owner=state.principal.digest,
+        failure=state.failure,
+        last_active_unix_s=state.last_active_unix_s,
+        expires_unix_s=state.expires_unix_s,
+    )
+
+
+def to_snapshot(state: SessionState) -> Snapshot:
+    """Give the record of a state."""
+    principal, log, metrics, handshake = state.principal, state.log, state.metrics, state.handshake
+    fields: dict[str, object] = {
+        "principal": [principal.issuer, principal.client, principal.subject],
+        "created": state.created_unix_s,
+        "last_active": state.last_active_unix_s,
+        "ttl": state.ttl_seconds,
+        "opened": state.opened,
+        "failure": [state.failure, state.failure_detail, state.failed_unix_s],
+        "transports": [state.client_transport, state.upstream_transport],
+        "handshake": None if handshake is None else list(attrs.astuple(handshake)),
+        "setup": dict(state.setup),
+        "streams": [[s.id, s.request_id, s.next_offset, s.ended] for s in state.streams.values()],
+        "next_stream": state.next_stream,
+        "log": [log.epoch, log.next_sequence, log.trimmed_through],
+        "calls": [_call_fields(call) for call in state.calls.values() if call.stream is not None],
+        "asks": [[a.client_id, a.upstream_id, a.method, a.stream, a.withdrawn] for a in state.asks.values()],
+        "standalone_cursor": state.standalone_cursor,
+        "listening": state.listening,
+        "metrics": [metrics.requests, metrics.tool_calls, metrics.errors],
+        "values": state.values,
+        "context": state.context,
+        "metadata": state.metadata,
+    }
+    return Snapshot(to_header(state), fields)
+
+
+def _call_fields(call: Call) -> list[object]:
+    setup = None if call.setup is None else [call.setup.key, call.setup.keep]
+    return [
+        call.request_id,
+        call.method,
+        call.label,
+        call.started_unix_s,
+        setup,
+        call.stream,
+        call.cancelled_unix_s,
+        call.upstream_cursor,
+    ]
+
+
+def from_snapshot(snapshot: Snapshot) -> SessionState:
+    """Give the state of a record.
+
+    Calls that had not become streams are not kept: nobody can ask for their answers any more.
+    """
+    fields: Mapping[str, Any] = snapshot.fields
+    header = snapshot.header
+    handshake = fields["handshake"]
+    failure, failure_detail, failed_unix_s = fields["failure"]
+    client_transport, upstream_transport = fields["transports"]
+    return SessionState(
+        session_id=SessionId(header.session_id),
+        revision=header.revision,
+        server_id=header.server_id,
+        principal=Principal(*fields["principal"]),
+        created_unix_s=fields["created"],
+        last_active_unix_s=fields["last_active"],
+        ttl_seconds=fields["ttl"],
+        opened=fields["opened"],
+        failure=failure,
+        failure_detail=failure_detail,
+        failed_unix_s=failed_unix_s,
+        client_transport=client_transport,
+        upstream_transport=upstream_transport,
+        handshake=None if handshake is None else Handshake(*handshake),
+        setup=fields["setup"],
+        streams={row[0]: Stream(*row) for row in fields["streams"]},
+        next_stream=fields["next_stream"],
+        log=LogState(*fields["log"]),
+        calls={row[0]: _call(row, ticket=-1 - index) for index, row in enumerate(fields["calls"])},
+        asks={row[0]: Ask(*row) for row in fields["asks"]},
+        standalone_cursor=fields["standalone_cursor"],
+        listening=fields["listening"],
+        metrics=Metrics(*fields["metrics"]),
+        values=fields["values"],
+        context=fields["context"],
+        metadata=fields["metadata"],
+    )
+
+
+def _call(row: list[Any], *, ticket: int) -> Call:
+    """Recovered calls have negative tickets: nobody of this process waits for them."""
+    request_id: RequestId = row[0]
+    return Call(
+        ticket=ticket,
+        request_id=request_id,
+        method=row[1],
+        label=row[2],
+        message=None,
+        started_unix_s=row[3],
+        setup=None if row[4] is None else SetupChange(*row[4]),
+        sent=True,
+        stream=row[5],
+        cancelled_unix_s=row[6],
+        upstream_cursor=row[7],
+    )

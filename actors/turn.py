@@ -1,0 +1,120 @@
+"""One turn of a session in the making: the state so far, the events that led there, the effects to do.
+
+`decide` folds each event as it chooses, so that later choices of the same turn see the earlier ones. The decision
+carries the state too; that it equals the fold of its events is a property the tests assert.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.evolve import evolve
+from actors.ids import STANDALONE_STREAM
+from actors.jsonrpc import Message
+from actors.state import Call, Limits, LinkPhase, SessionState
+
+
+@attrs.frozen
+class Decision:
+    """What a command comes to."""
+
+    state: SessionState
+    events: tuple[say.Event, ...]
+    effects: tuple[say.Effect, ...]
+
+
+class Turn:
+    """The draft of a decision."""
+
+    __slots__ = ("effects", "events", "limits", "now_unix_s", "state")
+
+    def __init__(self, state: SessionState, now_unix_s: float, limits: Limits) -> None:
+        self.state = state
+        self.now_unix_s = now_unix_s
+        self.limits = limits
+        self.events: list[say.Event] = []
+        self.effects: list[say.Effect] = []
+
+    def decision(self) -> Decision:
+        return Decision(self.state, tuple(self.events), tuple(self.effects))
+
+    def happen(self, event: say.Event) -> None:
+        """Record an event and fold it."""
+        self.events.append(event)
+        self.state = evolve(self.state, event, limits=self.limits)
+
+    def do(self, effect: say.Effect) -> None:
+        """Have the shell do something, once this turn's hard events are durable."""
+        self.effects.append(effect)
+
+    def reply(self, ticket: int, outcome: say.Outcome) -> None:
+        self.effects.append(say.Reply(ticket, outcome))
+
+    def not_done(self, ticket: int, problem: say.Problem, detail: str) -> None:
+        self.effects.append(say.Reply(ticket, say.NotDone(problem, detail)))
+
+    # ---- streams ----
+
+    def log(self, stream_id: int, message: Message) -> None:
+        """Append a message to a stream's log; its readers get it when it is durable."""
+        stream = self.state.streams[stream_id]
+        sequence = self.state.log.next_sequence
+        self.happen(say.MessageLogged(stream_id, stream.next_offset, sequence, self.now_unix_s, message.raw))
+
+    def open_stream(self, call: Call) -> Call:
+        """Turn a call into a stream, and tell its client."""
+        assert call.stream is None
+        stream_id = self.state.next_stream
+        self.happen(say.StreamOpened(stream_id, call.request_id))
+        call = attrs.evolve(call, stream=stream_id)
+        self.happen(say.CallChanged(call))
+        self.reply(call.ticket, say.Streaming(stream_id))
+        return call
+
+    def log_standalone(self, message: Message) -> None:
+        self.log(STANDALONE_STREAM, message)
+
+    # ---- calls ----
+
+    def call_by_ticket(self, ticket: int) -> Call | None:
+        for call in self.state.calls.values():
+            if call.ticket == ticket:
+                return call
+        return None
+
+    def answer(self, call: Call, message: Message, *, failed: bool) -> None:
+        """Give a call its answer: on its stream if it has become one, else straight to whoever waits."""
+        if call.stream is None:
+            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+            self.reply(call.ticket, say.Answered(message))
+            return
+        self.log(call.stream, message)
+        self.happen(say.StreamEnded(call.stream))
+        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+
+    def fail(self, call: Call, code: int, reason: str) -> None:
+        """Answer a call with an error of our own."""
+        self.answer(call, jsonrpc.error(call.request_id, code, reason), failed=True)
+
+    def end_unanswered(self, call: Call, outcome: say.Outcome) -> None:
+        """End a call to which no JSON-RPC answer is given."""
+        if call.stream is None:
+            self.reply(call.ticket, outcome)
+        else:
+            self.happen(say.StreamEnded(call.stream))
+        self.happen(say.CallEnded(call.request_id, not isinstance(outcome, say.Withdrawn), self.now_unix_s))
+
+    # ---- the link ----
+
+    def ensure_link(self) -> None:
+        """Open the link unless it is open or being opened."""
+        if self.state.link is LinkPhase.DOWN:
+            self.happen(say.LinkChanged(LinkPhase.CONNECTING, self.state.link_detail))
+            self.do(say.OpenLink())
+
+    def touch(self) -> None:
+        """Note activity; once a second is often enough for an expiry that counts in minutes."""
+        if self.now_unix_s - self.state.last_active_unix_s >= 1.0:
+            self.happen(say.Touched(self.now_unix_s))
