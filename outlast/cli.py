@@ -1,0 +1,218 @@
+"""The command line: `outlast serve`, `outlast health`, `outlast --version`.
+
+Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
+command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
+version or for help must not wait.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from outlast.settings import NOT_YET, Facts, facts
+from outlast.urls import redacted
+
+if TYPE_CHECKING:
+    from outlast.process import Serve, Serving
+    from outlast.settings import Settings
+
+PROGRAM = "outlast"
+
+_EXIT_CODES = """\b
+Exit codes:
+  0         stopped as asked
+  1         a defect: please report the traceback
+  2         bad input (flags, configuration, store, port, a server's
+            program); nothing was written
+  3         the store was lost while serving; start again
+  130, 143  ended at once by a second SIGINT or SIGTERM"""
+
+
+def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) -> int:
+    """Run a command and give its exit code.
+
+    Args:
+      arguments: the command line without the program; None: this process's.
+      serve: what `outlast serve` runs; None: the gateway.
+    """
+    try:
+        code = _program.main(
+            args=None if arguments is None else list(arguments),
+            prog_name=PROGRAM,
+            standalone_mode=False,
+            obj=serve,
+        )
+    except click.ClickException as error:
+        return _refuse(_about_usage(error))
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version(PROGRAM)
+    except metadata.PackageNotFoundError:
+        version = "of this folder (not installed)"
+    click.echo(f"{PROGRAM} {version}")
+    context.exit()
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version and exit.",
+)
+@click.pass_context
+def _program(context: click.Context) -> None:
+    """MCP sessions that outlast restarts, crashes and deploys."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option(
+        fact.flag,
+        fact.name,
+        multiple=fact.name == "servers",
+        metavar=fact.kind.metavar,
+        help=f"{fact.about[0].upper()}{fact.about[1:]}.  [{fact.variable}; {fact.default_text}]",
+    )
+
+
+def _setting_flags(command: Callable[..., int]) -> Callable[..., int]:
+    """Add a flag for each setting that has one; click only splits them, their kinds judge them."""
+    for fact in reversed([fact for fact in facts().values() if fact.flag]):
+        command = _setting_flag(fact)(command)
+    return command
+
+
+def _other_settings() -> str:
+    others = [fact for fact in facts().values() if not fact.flag]
+    lines = [f"  {fact.variable} [{fact.default_text}]\n      {fact.about}" for fact in others]
+    later = ", ".join(not_yet.variable for not_yet in NOT_YET.values())
+    return "\n".join(["\b", "Further settings, in the environment:", *lines, f"Not in this version: {later}"])
+
+
+@_program.command(
+    "serve",
+    short_help="Serve MCP sessions in front of one or more MCP servers.",
+    epilog=f"{_other_settings()}\n\n{_EXIT_CODES}",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A TOML file with a table [outlast] of settings.  [OUTLAST_CONFIG]",
+)
+@_setting_flags
+@click.pass_context
+def _serve_command(context: click.Context, /, config: Path | None, **given: object) -> int:
+    """Serve MCP sessions in front of one or more MCP servers.
+
+    A TARGET is https://HOST/PATH, http://HOST/PATH (Streamable HTTP) or "stdio:COMMAND ARG..."; a lone one
+    needs no NAME. Flags win over the environment, over the file, over defaults. When ready, one line on
+    stdout says where it listens; logs go to stderr.
+    """
+    from outlast.endings import StartRefused
+    from outlast.preflight import check_start
+    from outlast.sources import SettingsInvalid, load_settings
+
+    flags = {name: value for name, value in given.items() if value not in (None, ())}
+    try:
+        settings = load_settings(config=config, environment=os.environ, flags=flags)
+        check_start(settings)
+    except (SettingsInvalid, StartRefused) as error:
+        return _refuse(*error.lines)
+    return _run(settings, context.obj)
+
+
+def _run(settings: Settings, serve: Serve | None) -> int:
+    import trio
+
+    from outlast.endings import OK, StartRefused, ending_of
+    from outlast.logs import configure_logs
+    from outlast.process import announce_on_stdout, serve_until_told
+    from persistence.store import StoreError
+
+    ready = False
+
+    def announce(serving: Serving) -> None:
+        nonlocal ready
+        ready = True
+        announce_on_stdout(serving)
+
+    configure_logs(level=settings.log_level, form=settings.log_format)
+    try:
+        trio.run(serve_until_told, settings, serve or _gateway(), announce)
+    except (StoreError, StartRefused, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
+        ending = ending_of(error, listen=settings.listen, ready=ready)
+        if ending is None:
+            raise  # a defect: whoever has to mend it needs the traceback
+        return _refuse(*ending.lines, code=ending.code)
+    return OK
+
+
+def _gateway() -> Serve:
+    """Give the one thing that `outlast serve` runs."""
+    serve: Serve = importlib.import_module("outlast.serving").serve
+    return serve
+
+
+@_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
+@click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
+def _health_command(url: str | None) -> int:
+    """Ask a running gateway whether it is alive and ready.
+
+    \b
+    Exit codes:
+      0  ready
+      1  alive, but not ready (starting, stopping, or its store is gone)
+      2  no answer, or bad input
+    """
+    import trio
+
+    from outlast.health import ask_health, health_base
+    from outlast.kinds import Refused
+    from outlast.urls import local_url, read_address
+
+    try:
+        listen = os.environ.get(facts()["listen"].variable) or facts()["listen"].default_text
+        base = health_base(url if url is not None else local_url(read_address(listen)))
+    except Refused as refused:
+        return _refuse(f"--url {redacted(url)}: {refused}" if url is not None else f"OUTLAST_LISTEN: {refused}")
+    health = trio.run(ask_health, base)
+    click.echo(f"{PROGRAM}: {health}")
+    return health.code
+
+
+def _about_usage(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not isinstance(error, click.UsageError):
+        return message
+    path = error.ctx.command_path if error.ctx is not None else PROGRAM
+    return f"{message}; see {path} --help"
+
+
+def _refuse(*lines: str, code: int = 2) -> int:
+    for line in lines:
+        # A value may hold line ends; a refusal stays one line.
+        click.echo(f"{PROGRAM}: {' '.join(line.splitlines())}", err=True)
+    return code

@@ -1,0 +1,81 @@
+"""Preflight: everything that can be found wrong with a start before anything is written.
+
+Whoever mistyped a command or a port must not be left with an empty data directory. These are looks, not
+promises: what changes between the look and the act is found by the act itself, and reported in the same
+words.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from outlast.endings import StartRefused, address_refused
+from outlast.settings import Settings
+from outlast.targets import missing_commands
+from outlast.urls import Address
+
+
+def check_start(settings: Settings) -> None:
+    """Look whether the gateway can start with these settings; nothing is changed.
+
+    Raises:
+      StartRefused: with a line for each thing that is wrong.
+    """
+    lines = [*_server_troubles(settings), *_store_troubles(settings.store), *_listen_troubles(settings.listen)]
+    if lines:
+        raise StartRefused(*lines)
+
+
+def _server_troubles(settings: Settings) -> list[str]:
+    if not settings.servers:
+        return ["there is no server to serve: name one, for example --server time=stdio:mcp-server-time"]
+    return missing_commands(settings.servers, shutil.which)
+
+
+def _store_troubles(url: str) -> list[str]:
+    if not url.startswith("sqlite:"):
+        return []
+    file = Path(url.removeprefix("sqlite:"))
+    if file.is_dir():
+        return [f"store {url}: {file} is a directory: name a file in it"]
+    place = file.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        return [f"store {url}: {place} is not a directory: choose another place with --store"]
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [f"store {url}: this user may not write to {place}: allow it, or choose another with --store"]
+    return []
+
+
+def _listen_troubles(address: Address) -> list[str]:
+    """Take the address and let it go again, as the server will take it."""
+    if address.port == 0:
+        return []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        return [f"cannot listen on {address}: {error.strerror or error}: choose another host with --listen"]
+    for family, kind, protocol, _, place in found:
+        trouble = _bind_trouble(address, family, kind, protocol, place)
+        if trouble:
+            return [trouble]
+    return []
+
+
+def _bind_trouble(address: Address, family: int, kind: int, protocol: int, place: tuple[object, ...]) -> str:
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            # As servers do: connections that are closing do not keep a port, another listener does.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(place)
+    except OSError as error:
+        refused = address_refused(address, error)
+        # A family that this machine does not have (no IPv6) is the server's to skip.
+        return str(refused) if refused is not None else ""
+    return ""

@@ -1,0 +1,303 @@
+"""Settings: everything an operator can choose, in one frozen record.
+
+Each field says once, beside its default: its kind (what is allowed), its environment variable, whether it has
+a flag, and what it means; the loaders (sources.py), the command line and its help are made from that. Units
+stand last in names. Where settings come from, and which source wins, is the business of sources.py.
+
+typed-settings was weighed and left out: its errors quote the refused value, secrets included, and name
+neither the variable nor what is allowed; it stops at the first source with a mistake; and it adds 45 ms to
+every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import attrs
+
+from outlast.kinds import (
+    DIRECTORY,
+    SWITCH,
+    Kind,
+    Refused,
+    affordable_connections,
+    choice,
+    connections,
+    count,
+    seconds,
+    texts,
+)
+from outlast.targets import SERVERS, Target
+from outlast.urls import ADDRESS, Address, redacted
+
+T = TypeVar("T")
+
+VARIABLE_PREFIX = "OUTLAST_"
+_METADATA_KEY = "outlast"
+_YEAR_SECONDS = 365 * 24 * 3600
+_DAY_SECONDS = 24 * 3600
+_MIB = 1024 * 1024
+
+# Connections cost 19 KB each (measured, idle keep-alive or SSE): 20,000 are 400 MB, where one process should
+# stop.
+_CONNECTIONS_MAX = 20_000
+
+
+@attrs.frozen
+class Facts:
+    """What is known of one setting beside its value."""
+
+    name: str
+    kind: Kind[Any]
+    about: str  # what it means, in a sentence for help texts
+    variable: str  # its name in the environment
+    flag: str  # its name on the command line, "" when it has none
+    default_text: str  # its default, for help texts
+
+
+def _setting(
+    kind: Kind[T],
+    default: T,
+    about: str,
+    *,
+    variable: str = "",
+    flag: bool | str = False,
+    default_text: str = "",
+) -> T:
+    # Typed as its value, as attrs.field is too: that is what the type checker is to see in the class body.
+    return attrs.field(
+        default=default,
+        converter=attrs.Converter(_convert, takes_field=True),
+        repr=True if kind.show is repr else kind.show,
+        metadata={
+            _METADATA_KEY: {
+                "kind": kind,
+                "about": about,
+                "variable": variable,
+                "flag": flag,
+                "default_text": default_text,
+            }
+        },
+    )
+
+
+def _convert(raw: object, field: attrs.Attribute[Any]) -> object:
+    """Hold values given in code to the same rules as values from a file."""
+    kind: Kind[Any] = field.metadata[_METADATA_KEY]["kind"]
+    try:
+        return kind.read(raw)
+    except Refused as refused:
+        raise ValueError(f"{field.name} = {kind.show(raw)}: {refused}") from None
+
+
+def _read_store(raw: object) -> str:
+    """Check what can be checked of a store URL without touching anything; opening it finds out the rest."""
+    allowed = "it must be memory: or sqlite:PATH, for example sqlite:./data/outlast.db"
+    if not isinstance(raw, str) or "\0" in raw:
+        raise Refused(allowed)
+    scheme, _, rest = raw.partition(":")
+    if scheme in ("redis", "rediss"):
+        raise Refused(f"Redis is not in this version; {allowed}")
+    if not (raw == "memory:" or (scheme == "sqlite" and rest)):
+        raise Refused(allowed)
+    return raw
+
+
+def _shown_store(raw: object) -> str:
+    """A path holds no secret; the URL of anything else may."""
+    if not isinstance(raw, str) or raw.startswith("sqlite:"):
+        return repr(raw)
+    return repr(redacted(raw))
+
+
+def _is_host_pattern(text: str) -> bool:
+    return text.isascii() and text.isprintable() and not any(sign in text for sign in " /?#@")
+
+
+def _is_origin(text: str) -> bool:
+    scheme, separator, host = text.partition("://")
+    return text in ("*", "null") or bool(separator and scheme and host and _is_host_pattern(host))
+
+
+_STORE = Kind(_read_store, _shown_store, "URL")
+_HOSTS = texts("a host as in the Host header, such as mcp.example.com", _is_host_pattern)
+_ORIGINS = texts("an origin such as https://app.example.com, null, or *", _is_origin)
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything an operator can choose. Defaults suit one machine that serves people's tools.
+
+    Raises:
+      ValueError: a value is not allowed; the message says which and what is.
+    """
+
+    listen: Address = _setting(  # noqa: RUF009 - it is attrs.field in disguise
+        ADDRESS,
+        Address("127.0.0.1", 8080),
+        "where to serve clients, HOST:PORT; port 0: any free one",
+        flag=True,
+    )
+    data_directory: Path = _setting(  # noqa: RUF009
+        DIRECTORY,
+        Path("data"),
+        "where the default store keeps its file",
+        variable="SESSION_DATA_DIR",
+        flag=True,
+    )
+    store: str = _setting(
+        _STORE,
+        attrs.Factory(lambda self: f"sqlite:{self.data_directory / 'outlast.db'}", takes_self=True),
+        "where sessions are kept: memory: or sqlite:PATH",
+        variable="SESSION_STORE",
+        flag=True,
+        default_text="sqlite:DATA_DIRECTORY/outlast.db",
+    )
+    servers: Mapping[str, Target] = _setting(
+        SERVERS,
+        attrs.Factory(lambda: MappingProxyType({})),
+        "the MCP servers behind the gateway, NAME=TARGET each",
+        flag="--server",
+        default_text="none",
+    )
+
+    # A client that is told 404 seldom opens a session anew (most of the popular ones never do), and few end
+    # theirs with DELETE: so a session must live through a night with the lid closed, and must not live for
+    # ever. Any use starts the time again. A day, with sessions_max sessions, allows one new session every
+    # second all day long.
+    session_ttl_seconds: float = _setting(
+        seconds(1, 10 * _YEAR_SECONDS),
+        float(_DAY_SECONDS),
+        "a session that nobody used for this long is removed",
+        variable="SESSION_TTL",
+        flag=True,
+    )
+    events_per_session_max: int = _setting(
+        count(1, 1_000_000),
+        1000,
+        "events kept per session for replay; older ones are trimmed",
+        variable="MAX_EVENTS_PER_SESSION",
+        flag=True,
+    )
+    sessions_max: int = _setting(
+        count(1, 10_000_000),
+        100_000,
+        "sessions in all; beyond, opening one is answered with 503",
+        flag=True,
+    )
+    resident_sessions_max: int = _setting(
+        count(1, 1_000_000), 10_000, "sessions in memory; beyond, the longest idle are passivated", flag=True
+    )
+    passivate_after_seconds: float = _setting(
+        seconds(0.1, _YEAR_SECONDS), 300.0, "an idle session leaves memory after this long; its record stays"
+    )
+    stdio_idle_seconds: float = _setting(
+        seconds(1, _YEAR_SECONDS), 1800.0, "an idle session's stdio server is ended after this long"
+    )
+
+    # Most tools answer within a quarter of a second: they get plain JSON and cost no commit. Whatever is
+    # slower becomes a stream that can be resumed, at the price of one commit that it does not notice.
+    answer_json_within_seconds: float = _setting(
+        seconds(0, 3600), 0.25, "a call answered this soon gets plain JSON, a slower one a resumable stream"
+    )
+    call_seconds_max: float = _setting(
+        seconds(1, 30 * _DAY_SECONDS), 3600.0, "a call still unanswered after this long ends with an error"
+    )
+    connect_seconds_max: float = _setting(seconds(0.1, 600), 10.0, "how long connecting to a server may take")
+    restore_wait_seconds: float = _setting(
+        seconds(0, 600), 5.0, "how long a request waits for its session to be restored before it gets 503"
+    )
+    calls_in_flight_max: int = _setting(count(1, 10_000), 32, "calls in flight per session")
+    body_bytes_max: int = _setting(count(1024, 1024 * _MIB), 4 * _MIB, "largest body of a request or message")
+    connections_max: int = _setting(
+        connections(1_000_000),
+        attrs.Factory(lambda: affordable_connections(_CONNECTIONS_MAX)),
+        "clients' connections at a time; auto: what the open-file limit allows",
+        default_text="auto",
+    )
+    write_seconds_max: float = _setting(
+        seconds(0.1, 3600), 10.0, "a client that takes nothing for this long is disconnected"
+    )
+    # Load balancers and HTTP clients give up on silence after 30 to 300 s; the strictest seen need under 25
+    # s.
+    keepalive_comment_seconds: float = _setting(
+        seconds(0.1, 3600),
+        15.0,
+        "a silent stream gets a comment this often, lest it be taken for dead",
+    )
+    shutdown_grace_seconds: float = _setting(
+        seconds(0, 3600),
+        10.0,
+        "how long calls in flight may go on when asked to stop",
+        flag=True,
+    )
+    restore_permits: int = _setting(count(1, 10_000), 64, "sessions being restored at a time")
+    restore_permits_per_server: int = _setting(
+        count(1, 10_000), 8, "sessions being restored at a time per server behind the gateway"
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        _HOSTS, (), "further hosts by which clients may address the gateway (Host header)", flag=True
+    )
+    allowed_origins: tuple[str, ...] = _setting(
+        _ORIGINS, (), "further web origins whose pages may use the gateway (Origin header)", flag=True
+    )
+    hot_road: bool = _setting(SWITCH, True, "MCP over HTTP/1.1 takes the fast path; false: all by hypercorn")
+    log_level: str = _setting(choice(*_LEVELS), "info", f"the least urgent to log: {', '.join(_LEVELS)}", flag=True)
+    log_format: str = _setting(
+        choice("json", "console", "auto"),
+        "auto",
+        "how to log: json, console, or auto (console on a terminal)",
+        flag=True,
+    )
+
+
+@attrs.frozen
+class NotYet:
+    """A setting of a later version. Ignoring it would be a lie: who sets it relies on what it does."""
+
+    variable: str
+    promise: str  # what this version does not do yet
+    harmless: tuple[str, ...] = ()  # values that ask for nothing
+
+
+NOT_YET: Mapping[str, NotYet] = {
+    "session_compression": NotYet(
+        "SESSION_COMPRESSION", "compress what it stores", harmless=("none", "off", "false", "0")
+    ),
+    "session_encryption_key": NotYet("SESSION_ENCRYPTION_KEY", "encrypt what it stores"),
+}
+
+
+def facts() -> Mapping[str, Facts]:
+    """Give what is known of each setting, by name, in the order of the record."""
+    return _FACTS
+
+
+def _facts_of(field: attrs.Attribute[Any]) -> Facts:
+    known: Mapping[str, Any] = field.metadata[_METADATA_KEY]
+    flag = known["flag"]
+    if flag is True:
+        flag = f"--{field.name.replace('_', '-')}"
+    return Facts(
+        name=field.name,
+        kind=known["kind"],
+        about=known["about"],
+        variable=known["variable"] or f"{VARIABLE_PREFIX}{field.name.upper()}",
+        flag=flag or "",
+        default_text=known["default_text"] or _default_text(field.default),
+    )
+
+
+def _default_text(default: object) -> str:
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "none" if default == () else str(default).lower()
+
+
+_FACTS: Mapping[str, Facts] = {field.name: _facts_of(field) for field in attrs.fields(Settings)}
+
+__all__ = ["NOT_YET", "VARIABLE_PREFIX", "Facts", "NotYet", "Settings", "facts"]
