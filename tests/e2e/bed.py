@@ -1,0 +1,118 @@
+"""The bed: upstream servers and gateways of one test, gone without a trace when it ends.
+
+A `Bed` belongs to one test, which may kill and restart what is in it. The `SharedBed` is started once for all
+tests that leave it as it is: an interpreter with the SDK takes a second to start.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.gateway import Gateway
+from tests.e2e.journal import Journal
+from tests.e2e.raw_client import RawClient
+from tests.e2e.upstream import Upstream, stdio_target
+
+DIRECT = "direct"  # no gateway: shows, while a scenario is written, that the scenario itself is right
+
+TIME_TARGET = f"stdio:{sys.executable} -m mcp_server_time --local-timezone UTC"  # a published server
+
+
+class Bed:
+    """What one test starts."""
+
+    def __init__(self, directory: Path, road: str) -> None:
+        self._directory = directory
+        self._road = road
+        self._upstreams: list[Upstream] = []
+        self._gateways: list[Gateway] = []
+
+    @property
+    def journal(self) -> Journal:
+        """For stdio servers, which are started by the gateway."""
+        return Journal(self._directory)
+
+    @property
+    def stdio(self) -> str:
+        """The target of the test server over stdio."""
+        return stdio_target(self.journal)
+
+    async def upstream(self, *, event_store: bool = False, json_answers: bool = False) -> Upstream:
+        """Start an upstream server with a journal of its own."""
+        directory = self._directory / f"upstream-{len(self._upstreams)}"
+        upstream = Upstream(directory, event_store=event_store, json_answers=json_answers)
+        self._upstreams.append(upstream)
+        await upstream.start()
+        return upstream
+
+    async def gateway(self, *, environment: Mapping[str, str] | None = None, **servers: str) -> Gateway:
+        """Start a gateway in front of the targets, by name."""
+        directory = self._directory / f"gateway-{len(self._gateways)}"
+        gateway = Gateway(directory, servers, road=self._road, environment=environment)
+        self._gateways.append(gateway)
+        await gateway.start()
+        return gateway
+
+    def close(self) -> None:
+        """Kill everything that is left; then fail if a gateway wrote a traceback."""
+        for gateway in self._gateways:
+            gateway.kill()
+        for upstream in self._upstreams:
+            upstream.kill()
+        for gateway in self._gateways:
+            gateway.assert_no_traceback()
+
+
+class SharedBed:
+    """One upstream of each kind, and on a gateway's road one gateway in front of them."""
+
+    def __init__(self, directory: Path, road: str) -> None:
+        self.road = road
+        self.upstreams = {
+            "plain": Upstream(directory / "plain"),
+            "resumable": Upstream(directory / "resumable", event_store=True),
+            "json": Upstream(directory / "json", json_answers=True),
+        }
+        self.stdio_journal = Journal(directory)
+        self.gateway: Gateway | None = None
+        self._directory = directory
+
+    def start(self) -> None:
+        """Start everything and wait until it serves."""
+        for upstream in self.upstreams.values():
+            upstream.start_blocking()
+        if self.road == DIRECT:
+            return
+        servers = {name: upstream.target for name, upstream in self.upstreams.items()}
+        servers |= {"stdio": stdio_target(self.stdio_journal), "time": TIME_TARGET}
+        self.gateway = Gateway(self._directory / "gateway", servers, road=self.road)
+        self.gateway.start_blocking()
+
+    def close(self) -> None:
+        """Kill everything."""
+        if self.gateway is not None:
+            self.gateway.kill()
+        for upstream in self.upstreams.values():
+            upstream.kill()
+
+    def url(self, server: str) -> str:
+        """The endpoint under test for one kind of upstream."""
+        if self.gateway is not None:
+            return self.gateway.url(server)
+        if server not in self.upstreams:
+            pytest.skip("there is no HTTP endpoint without a gateway")
+        return self.upstreams[server].url
+
+    def journal(self, server: str) -> Journal:
+        """What happened at one kind of upstream."""
+        return self.stdio_journal if server == "stdio" else self.upstreams[server].journal
+
+    async def open_session(self, server: str, *, protocol_version: str = "2025-11-25") -> RawClient:
+        """Open a session with the bare client."""
+        client = RawClient(self.url(server), protocol_version=protocol_version)
+        await client.open_session()
+        return client
