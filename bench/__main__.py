@@ -1,0 +1,73 @@
+"""The command line of the measurements: `python -m bench calls | commits | memory | start`.
+
+Exit code 1 means that something was measured and is wrong (an answer, a lost fact); 2, that it could not be measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from bench import calls as calls_of
+from bench.children import ChildFailed
+from bench.report import RESULTS, Report, deliver, progress
+from bench.targets import ALL, HYPERCORN, RELAY, SPEAK_SSE
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON to stdout instead of a table.")
+_results = click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=RESULTS,
+    help="Folder that keeps every run's line of JSON.  [default: bench/results]",
+)
+
+
+@click.group()
+def main() -> None:
+    """Measure what is felt."""
+
+
+@main.command()
+@click.option("--target", "names", multiple=True, type=click.Choice(ALL), help="Only this one; may be repeated.")
+@click.option("--sessions", multiple=True, type=click.IntRange(1, 4096), default=(1, 32, 256), show_default=True)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.05), help="Of each window.")
+@click.option("--sse", is_flag=True, help="The upstream answers by SSE.")
+@_as_json
+@_results
+def calls(
+    names: tuple[str, ...],
+    sessions: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    sse: bool,
+    as_json: bool,
+    results: Path,
+) -> None:
+    """Measure tools/call through the gateway, directly, and through two bare servers, side by side."""
+    if sse and (HYPERCORN in names or RELAY in names):
+        raise click.UsageError("the references speak JSON only: with --sse, measure direct and gateway")
+    plan = calls_of.CallsPlan(names or (SPEAK_SSE if sse else ALL), sessions, rounds, seconds, sse)
+    with progress() as bar:
+        task = bar.add_task("starting", total=plan.steps)
+        rows = calls_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
+    _finish(calls_of.report(plan, rows), calls_of.table(rows), as_json, results)
+
+
+def _finish(report: Report, table: Table, as_json: bool, results: Path) -> None:
+    deliver(report, table, as_json=as_json, results=results)
+    for problem in report.problems:
+        click.echo(f"bench: {problem}", err=True)
+    if report.problems:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ChildFailed as error:
+        click.echo(f"bench: {error}", err=True)
+        sys.exit(2)
