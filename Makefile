@@ -68,4 +68,4 @@ $(VENV)/installed-test: pyproject.toml | $(BIN)/python
 $(TIME_SERVER): | $(BIN)/python
 	@echo "installing mcp-server-time into $(SERVERS) ..."
 	@$(BIN)/python -m venv $(SERVERS)
-	@$(SERVERS)/bin/python $(PIP_INSTALL) mcp-server-time
+	@$(SERVERS)/bin/python $(PIP_INSTALL) "mcp-server-time>=2026.1"

@@ -128,8 +128,8 @@ def _serve_command(context: click.Context, /, config: Path | None, **given: obje
     """Serve MCP sessions in front of one or more MCP servers.
 
     A TARGET is https://HOST/PATH, http://HOST/PATH (Streamable HTTP) or "stdio:COMMAND ARG..."; a lone one
-    needs no NAME. Flags win over the environment, over the file, over defaults. When ready, one line on
-    stdout says where it listens; logs go to stderr.
+    needs no NAME. Flags win over the environment, over the file, over defaults; a setting comes whole from
+    one of them. When ready, one line on stdout says where it listens; logs go to stderr.
     """
     from outlast.endings import StartRefused
     from outlast.preflight import check_start

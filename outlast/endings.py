@@ -33,6 +33,8 @@ _ADDRESS_TROUBLES = {
     errno.EACCES: "this user may not listen there: choose a port above 1023 with --listen",
 }
 
+_CAUSES = (stores.FenceLost, stores.StoreBroken)  # what else fails beside these follows from them
+
 
 @attrs.frozen
 class Ending:
@@ -57,11 +59,12 @@ def ending_of(error: BaseException, *, listen: Address, ready: bool) -> Ending |
       error: what escaped; groups are taken apart, and what concerns the store comes before what followed from
       it. listen: where the gateway was to listen. ready: whether the gateway was serving already.
     """
-    endings = [_ending(leaf, listen, ready=ready) for leaf in _leaves(error)]
+    leaves = sorted(_leaves(error), key=lambda leaf: not isinstance(leaf, _CAUSES))
+    endings = [_ending(leaf, listen, ready=ready) for leaf in leaves]
     known = [ending for ending in endings if ending is not None]
     if not known or len(known) < len(endings):
         return None
-    return max(known, key=lambda ending: ending.code)  # a lost store is the cause of the rest
+    return known[0]
 
 
 def address_refused(address: Address, error: OSError) -> StartRefused | None:

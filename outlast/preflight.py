@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from outlast.endings import StartRefused, address_refused
@@ -18,13 +19,24 @@ from outlast.targets import missing_commands
 from outlast.urls import Address
 
 
-def check_start(settings: Settings) -> None:
+def _may_write(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK)
+
+
+def check_start(settings: Settings, *, may_write: Callable[[Path], bool] = _may_write) -> None:
     """Look whether the gateway can start with these settings; nothing is changed.
+
+    Args:
+      may_write: whether this user may make files in a directory.
 
     Raises:
       StartRefused: with a line for each thing that is wrong.
     """
-    lines = [*_server_troubles(settings), *_store_troubles(settings.store), *_listen_troubles(settings.listen)]
+    lines = [
+        *_server_troubles(settings),
+        *_store_troubles(settings.store, may_write),
+        *_listen_troubles(settings.listen),
+    ]
     if lines:
         raise StartRefused(*lines)
 
@@ -35,7 +47,7 @@ def _server_troubles(settings: Settings) -> list[str]:
     return missing_commands(settings.servers, shutil.which)
 
 
-def _store_troubles(url: str) -> list[str]:
+def _store_troubles(url: str, may_write: Callable[[Path], bool]) -> list[str]:
     if not url.startswith("sqlite:"):
         return []
     file = Path(url.removeprefix("sqlite:"))
@@ -46,7 +58,7 @@ def _store_troubles(url: str) -> list[str]:
         place = place.parent
     if not place.is_dir():
         return [f"store {url}: {place} is not a directory: choose another place with --store"]
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not may_write(place):
         return [f"store {url}: this user may not write to {place}: allow it, or choose another with --store"]
     return []
 

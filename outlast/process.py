@@ -66,6 +66,17 @@ def ready_line(serving: Serving) -> str:
     )
 
 
+def announce_on_stdout(serving: Serving) -> None:
+    """Print the ready line, at once: whoever started us is waiting for it."""
+    try:
+        print(ready_line(serving), flush=True)
+    except BrokenPipeError:
+        # Nobody reads it, which is no reason not to serve. What is left in the buffer must go somewhere, or
+        # the interpreter complains about it at exit.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def end_at_once(signal_number: int) -> NoReturn:
     """End the process where it stands, with the exit code that shells give for a signal."""
     os._exit(128 + signal_number)
@@ -114,13 +125,3 @@ async def _heed_signals(
             # action would do, were it not that it is ignored in the first process of a container.
             for number in _SIGNALS:
                 signal.signal(number, lambda again, _frame: end_at_once(again))
-
-
-def announce_on_stdout(serving: Serving) -> None:
-    """Print the ready line, at once: whoever started us is waiting for it."""
-    try:
-        print(ready_line(serving), flush=True)
-    except BrokenPipeError:
-        # Nobody reads it, which is no reason not to serve. What is left in the buffer must go somewhere, or
-        # the interpreter complains about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,7 @@
 """Where settings come from: a TOML file's [outlast] table, the environment, flags; the later wins.
 
+A setting comes whole from one source: `--server` replaces the file's servers, it does not add to them.
+
 All of them are read to the end and every mistake is reported at once, each with its place, its key, its value
 and what is allowed. A name that is not known is a mistake too: a limit that silently is not in force is worse
 than a start that fails. An empty variable counts as absent (that is how compose files write "not set").

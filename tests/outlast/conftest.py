@@ -1,0 +1,31 @@
+"""What every test of the command line needs: an environment and logs that end with the test."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the settings of whoever runs the tests."""
+    for variable in os.environ:
+        if variable.startswith(("OUTLAST_", "SESSION_")) or variable in ("REDIS_URL", "MAX_EVENTS_PER_SESSION"):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Put back the process's logs, which commands set up for themselves."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    # `force` closes what it takes away, and these are wanted again
+    root.handlers[:] = []
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

@@ -1,0 +1,252 @@
+"""The command line: one line for each thing that is wrong, exit codes, nothing written, the ready line.
+
+Method: `main` runs in this process with a fake gateway; what only a process of its own can show (signals that
+end it, how long it takes) is in test_process.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+
+from outlast.cli import main
+from outlast.endings import StartRefused
+from outlast.preflight import check_start
+from outlast.settings import Settings
+from outlast.targets import StdioTarget
+from outlast.urls import Address
+from persistence.store import FenceLost, StoreBroken, StoreFull, StoreInUse, StoreInvalid, StoreUnavailable
+from tests.outlast.fake_gateway import FakeGateway, failing
+
+SERVER = ("--server", "stdio:sh")  # a program that is everywhere
+FREE = ("--listen", "127.0.0.1:0")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory."""
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+async def ask_to_stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> list[str]:
+    """Run a command that is refused, and give its lines on stderr."""
+    assert main(arguments, serve=FakeGateway(while_serving=ask_to_stop)) == code
+    written = capsys.readouterr()
+    assert written.out == ""
+    return written.err.splitlines()
+
+
+def test_ready_is_one_line_on_stdout(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gateway = FakeGateway(while_serving=ask_to_stop)
+
+    assert main(["serve", *SERVER, *FREE], serve=gateway) == 0
+    ready = "outlast: listening on http://127.0.0.1:8080 (3 sessions restored, 1 uninitialized, 0.25 s)\n"
+    assert capsys.readouterr().out == ready
+    assert gateway.journal == ["starting", "ready", "draining", "stopped"]
+
+
+def test_serve_gets_the_settings(place: Path) -> None:
+    gateway = FakeGateway(while_serving=ask_to_stop)
+    (place / "outlast.toml").write_text("[outlast]\nsessions_max = 5\n")
+    flags = ["--config", "outlast.toml", "--store", "memory:", "--session-ttl-seconds", "60"]
+
+    assert main(["serve", "--server", "a=stdio:sh -c x", "--server", "b=stdio:sh", *FREE, *flags], serve=gateway) == 0
+    settings = gateway.settings
+    assert settings is not None
+    assert settings.servers == {"a": StdioTarget(("sh", "-c", "x")), "b": StdioTarget(("sh",))}
+    assert settings.listen == Address("127.0.0.1", 0)
+    assert (settings.store, settings.session_ttl_seconds, settings.sessions_max) == ("memory:", 60, 5)
+
+
+def test_an_unknown_flag_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = refused(capsys, "serve", "--lisen", "x")
+
+    assert line.startswith("outlast: No such option '--lisen'")
+    assert line.endswith("see outlast serve --help")
+
+
+def test_an_unknown_command_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = refused(capsys, "sevre")
+
+    assert "sevre" in line
+    assert line.endswith("see outlast --help")
+
+
+def test_a_flag_without_its_value_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = refused(capsys, "serve", "--listen")
+
+    assert "--listen" in line
+
+
+def test_every_mistake_in_the_configuration_is_a_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = refused(capsys, "serve", "--config", "no\nfile.toml", "--listen", "x", "--store", "y")
+
+    assert [line.partition(":")[0] for line in lines] == ["outlast"] * 3
+
+
+def test_no_server_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = refused(capsys, "serve", *FREE)
+
+    assert "--server" in line
+
+
+def test_a_program_that_is_not_there_is_refused_and_nothing_written(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = refused(capsys, "serve", "--server", "time=stdio:no-such-program --x", *FREE)
+
+    assert line == ("outlast: server 'time': there is no program 'no-such-program'; install it, or give its full path")
+    assert list(place.iterdir()) == []
+
+
+def test_a_port_in_use_is_refused_before_anything_is_started(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (line,) = refused(capsys, "serve", *SERVER, "--listen", f"127.0.0.1:{port}")
+
+    assert line.startswith(f"outlast: cannot listen on 127.0.0.1:{port}: the port is in use")
+    assert list(place.iterdir()) == []
+
+
+def test_a_port_that_was_taken_after_the_look_is_refused_in_the_same_words(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = failing(OSError(errno.EADDRINUSE, "Address already in use"))
+
+    assert main(["serve", *SERVER, *FREE], serve=FakeGateway(before_ready=taken)) == 2
+    assert capsys.readouterr().err.startswith("outlast: cannot listen on 127.0.0.1:0: the port is in use")
+
+
+def test_a_host_that_is_not_here_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = refused(capsys, "serve", *SERVER, "--listen", "192.0.2.1:80")  # TEST-NET-1: nobody's
+
+    assert "no such address" in line
+
+
+def test_a_store_whose_place_cannot_be_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "file").write_text("")
+    (line,) = refused(capsys, "serve", *SERVER, *FREE, "--store", "sqlite:file/outlast.db")
+    assert "file is not a directory" in line
+
+    (line,) = refused(capsys, "serve", *SERVER, *FREE, "--store", "sqlite:.")
+    assert "is a directory" in line
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+def test_a_store_where_this_user_may_not_write_is_refused(place: Path) -> None:
+    settings = Settings(servers={"a": StdioTarget(("sh",))}, listen=Address("127.0.0.1", 0))
+
+    with pytest.raises(StartRefused, match="this user may not write to"):
+        # data/ is not there yet: it is to be made here
+        check_start(settings, may_write=lambda directory: directory != Path())
+    check_start(settings, may_write=lambda directory: directory == Path())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (StoreInUse("./data is used by process 7: stop it"), 2, "in use"),
+        (StoreInvalid("format 9"), 2, "was not touched"),
+        (StoreUnavailable("no route"), 2, "cannot be reached"),
+        (StoreFull("no space left"), 2, "no room"),
+        (StoreBroken("fsync: EIO"), 3, "device failed"),
+        (PermissionError(errno.EACCES, "Permission denied", "data"), 2, "may not listen"),
+        (OSError(errno.EROFS, "Read-only file system", "data"), 2, "cannot start"),
+        (StartRefused("say this"), 2, "say this"),
+    ],
+)
+def test_a_start_that_fails_is_one_line(
+    error: Exception, code: int, words: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *SERVER, *FREE], serve=FakeGateway(before_ready=failing(error))) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("outlast: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("error", [FenceLost("owner b, fence 8"), StoreBroken("fsync: EIO"), StoreFull("full")])
+def test_a_store_that_is_lost_while_serving_ends_with_3(
+    error: Exception, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *SERVER, *FREE], serve=FakeGateway(while_serving=failing(error))) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(error) in line
+
+
+def test_of_several_failures_the_lost_store_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing(StoreUnavailable("later")))
+            nursery.start_soon(failing(FenceLost("first")))
+
+    assert main(["serve", *SERVER, *FREE], serve=FakeGateway(while_serving=both)) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another process has taken over the store: first" in line
+
+
+DEFECT = failing(LookupError("x"))
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    [
+        FakeGateway(before_ready=DEFECT),
+        FakeGateway(while_serving=DEFECT),
+        FakeGateway(while_serving=ask_to_stop, while_draining=DEFECT),
+    ],
+)
+def test_a_defect_keeps_its_traceback(gateway: FakeGateway, place: Path) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        main(["serve", *SERVER, *FREE], serve=gateway)
+    assert caught.value.subgroup(LookupError) is not None
+
+
+def test_a_defect_beside_a_lost_store_is_a_defect(place: Path) -> None:
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing(LookupError("x")))
+            nursery.start_soon(failing(FenceLost("first")))
+
+    with pytest.raises(BaseExceptionGroup):
+        main(["serve", *SERVER, *FREE], serve=FakeGateway(while_serving=both))
+
+
+def test_a_reader_of_stdout_that_left_does_not_stop_the_start(place: Path) -> None:
+    gateway = FakeGateway(while_serving=ask_to_stop)
+    reading, writing = os.pipe()
+    os.close(reading)
+    kept = os.dup(1)
+    try:
+        os.dup2(writing, 1)
+        with open(1, "w", closefd=False) as stdout, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", stdout)
+            assert main(["serve", *SERVER, *FREE], serve=gateway) == 0
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(writing)
+    assert gateway.journal[-1] == "stopped"
+
+
+def test_version_and_help_say_what_they_should(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("outlast ")
+    assert main(["serve", "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("--listen", "SESSION_TTL", "OUTLAST_BODY_BYTES_MAX", "130, 143", "Exit codes"):
+        assert word in text
+    assert main([]) == 0
+    assert "health" in capsys.readouterr().out

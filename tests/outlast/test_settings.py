@@ -1,0 +1,311 @@
+"""Settings: defaults, sources and their order, every mistake named with its place, secrets kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from outlast.settings import NOT_YET, Settings, facts
+from outlast.sources import SettingsInvalid, load_settings
+from outlast.targets import HttpTarget, StdioTarget
+from outlast.urls import Address
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "outlast.toml"
+    path.write_text(text)
+    return path
+
+
+def mistakes_of(**sources: object) -> tuple[str, ...]:
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(**{"environment": {}, **sources})  # type: ignore[arg-type]
+    return caught.value.lines
+
+
+def test_without_sources_the_defaults_hold() -> None:
+    assert load_settings(environment={}) == Settings()
+
+
+def test_default_store_lies_in_the_data_directory() -> None:
+    assert Settings().store == "sqlite:data/outlast.db"
+    assert load_settings(environment={"SESSION_DATA_DIR": "/srv/x"}).store == "sqlite:/srv/x/outlast.db"
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    config = write(tmp_path, "[outlast]\nsessions_max = 10\nrestore_permits = 20\nlog_level = 'error'\n")
+    settings = load_settings(
+        config=config,
+        environment={"OUTLAST_RESTORE_PERMITS": "30", "OUTLAST_LOG_LEVEL": "warning"},
+        flags={"log_level": "debug"},
+    )
+
+    assert (settings.sessions_max, settings.restore_permits, settings.log_level) == (10, 30, "debug")
+    assert settings.body_bytes_max == 4 * 1024 * 1024
+
+
+def test_environment_may_name_the_file_and_a_flag_wins(tmp_path: Path) -> None:
+    config = write(tmp_path, "[outlast]\nsessions_max = 10\n")
+
+    assert load_settings(environment={"OUTLAST_CONFIG": str(config)}).sessions_max == 10
+    other = tmp_path / "other.toml"
+    other.write_text("[outlast]\nsessions_max = 11\n")
+    assert load_settings(config=other, environment={"OUTLAST_CONFIG": str(config)}).sessions_max == 11
+
+
+SERVERS = """
+time=stdio:mcp-server-time --local-timezone 'Europe/Berlin'
+linear=https://mcp.linear.app/mcp
+"""
+
+
+def test_agreed_variables_are_understood() -> None:
+    settings = load_settings(
+        environment={
+            "SESSION_STORE": "memory:",
+            "SESSION_TTL": "7200",
+            "MAX_EVENTS_PER_SESSION": "50",
+            "OUTLAST_LISTEN": "[::1]:9000",
+            "OUTLAST_SERVERS": SERVERS,
+            "OUTLAST_ALLOWED_HOSTS": "a.example, b.example:8443",
+            "OUTLAST_ALLOWED_ORIGINS": "https://app.example",
+            "OUTLAST_HOT_ROAD": "no",
+        }
+    )
+
+    assert settings.store == "memory:"
+    assert settings.session_ttl_seconds == 7200
+    assert settings.events_per_session_max == 50
+    assert settings.listen == Address("::1", 9000)
+    assert settings.servers == {
+        "time": StdioTarget(("mcp-server-time", "--local-timezone", "Europe/Berlin")),
+        "linear": HttpTarget("https://mcp.linear.app/mcp"),
+    }
+    assert settings.allowed_hosts == ("a.example", "b.example:8443")
+    assert settings.allowed_origins == ("https://app.example",)
+    assert settings.hot_road is False
+
+
+def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
+    defaults = attrs.evolve(Settings(), connections_max=100)
+    lines = ["[outlast]"]
+    for name in facts():
+        value = getattr(defaults, name)
+        if name == "servers":
+            continue
+        if isinstance(value, bool):
+            lines.append(f"{name} = {str(value).lower()}")
+        elif isinstance(value, int | float):
+            lines.append(f"{name} = {value}")
+        elif isinstance(value, tuple):
+            lines.append(f"{name} = {list(value)}")
+        else:
+            lines.append(f"{name} = '{value}'")
+    lines += ["[outlast.servers]", "time = 'stdio:mcp-server-time'"]
+    settings = load_settings(config=write(tmp_path, "\n".join(lines)), environment={})
+
+    assert settings == attrs.evolve(defaults, servers={"time": StdioTarget(("mcp-server-time",))})
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    environment = {"SESSION_TTL": "", "OUTLAST_CONFIG": "", "SESSION_ENCRYPTION_KEY": "", "REDIS_URL": ""}
+
+    assert load_settings(environment=environment) == Settings()
+
+
+def test_all_mistakes_are_named_at_once_with_place_key_value_and_what_is_allowed(tmp_path: Path) -> None:
+    config = write(tmp_path, "[outlast]\nsessions_max = 'many'\nsesions_max = 3\nhot_road = 2\n")
+    lines = mistakes_of(
+        config=config,
+        environment={"SESSION_TTL": "soon", "OUTLAST_LISTN": ":1"},
+        flags={"listen": "8080"},
+    )
+
+    assert lines == (
+        f"{config}: sessions_max = 'many': it must be a whole number from 1 to 10000000",
+        f"{config}: sesions_max: there is no such setting: did you mean sessions_max?",
+        f"{config}: hot_road = 2: it must be true or false",
+        "environment: SESSION_TTL = 'soon': it must be a number of seconds from 1 to 315360000",
+        "environment: OUTLAST_LISTN: there is no such setting: did you mean OUTLAST_LISTEN?",
+        (
+            "command line: --listen = '8080': it must be HOST:PORT with a port from 0 to 65535, "
+            "for example 127.0.0.1:8080 or [::1]:8080"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("sessions_max", 0),
+        ("sessions_max", True),
+        ("sessions_max", 1.5),
+        ("sessions_max", "1e3"),
+        ("session_ttl_seconds", float("nan")),
+        ("session_ttl_seconds", float("inf")),
+        ("session_ttl_seconds", -1),
+        ("session_ttl_seconds", False),
+        ("session_ttl_seconds", 10**400),
+        ("data_directory", ""),
+        ("data_directory", 3),
+        ("store", "sqlite:"),
+        ("store", "postgres://x"),
+        ("store", "redis://127.0.0.1"),
+        ("store", "memory:x"),
+        ("log_level", "loud"),
+        ("log_format", 1),
+        ("allowed_hosts", ["https://x.example"]),
+        ("allowed_hosts", 4),
+        ("allowed_origins", ["x.example"]),
+        ("allowed_origins", [1]),
+        ("connections_max", "many"),
+        ("connections_max", 0),
+        ("servers", 3),
+        ("servers", {"a": 3}),
+        ("servers", {"a/b": "stdio:x"}),
+        ("listen", 8080),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_in_code_too(name: str, raw: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        Settings(**{name: raw})  # type: ignore[arg-type]
+
+
+def test_connections_follow_the_open_file_limit() -> None:
+    settings = load_settings(environment={"OUTLAST_CONNECTIONS_MAX": "auto"})
+
+    assert settings.connections_max == Settings().connections_max
+    assert 16 <= settings.connections_max <= 20_000
+
+
+def test_a_setting_under_its_wrong_variable_is_told_the_right_one() -> None:
+    assert mistakes_of(environment={"OUTLAST_SESSION_TTL_SECONDS": "5"}) == (
+        "environment: OUTLAST_SESSION_TTL_SECONDS: this setting's variable is SESSION_TTL",
+    )
+
+
+def test_variables_that_kubernetes_injects_are_left_alone() -> None:
+    injected = {
+        "OUTLAST_PORT": "tcp://10.0.0.1:8080",
+        "OUTLAST_SERVICE_HOST": "10.0.0.1",
+        "OUTLAST_SERVICE_PORT_HTTP": "8080",
+        "OUTLAST_GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.1",
+    }
+
+    assert load_settings(environment=injected) == Settings()
+    assert mistakes_of(environment={"OUTLAST_PORTS": "1"})  # the exception is for those shapes alone
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_a_setting_of_a_later_version_is_refused_and_its_value_not_shown(name: str, tmp_path: Path) -> None:
+    (line,) = mistakes_of(environment={NOT_YET[name].variable: "hunter2"})
+    assert line.startswith(f"environment: {NOT_YET[name].variable}: this version cannot")
+
+    (line,) = mistakes_of(config=write(tmp_path, f"[outlast]\n{name} = 'hunter2'\n"))
+    assert "this version cannot" in line
+    assert "hunter2" not in line
+
+
+def test_no_compression_is_what_this_version_does() -> None:
+    assert load_settings(environment={"SESSION_COMPRESSION": "none"}) == Settings()
+
+
+def test_redis_alone_is_refused_rather_than_ignored() -> None:
+    environment = {"REDIS_URL": "redis://:hunter2@cache/0"}
+    (line,) = mistakes_of(environment=environment)
+
+    assert "REDIS_URL" in line
+    assert "hunter2" not in line
+    # With a store of its own choosing, the variable is somebody else's.
+    assert load_settings(environment=environment, flags={"store": "memory:"}).store == "memory:"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[outlast", "this is not TOML"),
+        ("[outlst]\nx = 1", "there is no such table: did you mean outlast?"),
+        ("sessions_max = 1", "write [outlast] above them"),
+        ("outlast = 3", "'outlast' must be a table"),
+        ("[outlast]\nservers = 'stdio:x'\nsession_ttl_seconds = [1]", "session_ttl_seconds = [1]"),
+    ],
+)
+def test_a_file_that_is_no_configuration_says_why(content: str, problem: str, tmp_path: Path) -> None:
+    (line,) = mistakes_of(config=write(tmp_path, content))
+
+    assert line.startswith(str(tmp_path / "outlast.toml"))
+    assert problem in line
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    assert "No such file" in mistakes_of(config=tmp_path / "absent.toml")[0]
+    assert "Is a directory" in mistakes_of(config=tmp_path)[0]
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    assert "this is not TOML" in mistakes_of(config=tmp_path / "bytes.toml")[0]
+    (tmp_path / "large.toml").write_bytes(b"#" * 2_000_000)
+    assert "larger than" in mistakes_of(config=tmp_path / "large.toml")[0]
+
+
+SECRET = "hunter2"
+
+
+def test_no_secret_is_in_the_repr() -> None:
+    settings = Settings(
+        servers={
+            "a": HttpTarget(f"https://mcp.example/mcp?key={SECRET}"),
+            "b": StdioTarget(("tool", "--token", SECRET)),
+        }
+    )
+
+    assert SECRET not in f"{settings!r} {settings} {settings.servers['a']} {settings.servers['b']!r}"
+    assert "mcp.example" in repr(settings)  # it is left out, not everything is
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"https://me:{SECRET}@mcp.example/mcp",
+        f"https://:x/{SECRET}@mcp.example/mcp",
+        f"https://mcp.example/mcp?key={SECRET}#part",
+        f"https://mcp.example:port/?key={SECRET}",
+        f"ws://mcp.example/?key={SECRET}",
+        f"stdio:tool --token '{SECRET}",
+        f"stdio: tool --token '{SECRET}",
+        f"gopher://me:{SECRET}@mcp.example",
+        f"me:{SECRET}@mcp.example",
+        f"mcp.example?key={SECRET}",
+    ],
+)
+def test_no_secret_is_in_a_mistake_about_a_target(target: str, tmp_path: Path) -> None:
+    by_flag = mistakes_of(flags={"servers": (f"a={target}",)})
+    config = write(tmp_path, f"[outlast.servers]\na = {target!r}\n".replace('"stdio', '"stdio'))
+    by_file = mistakes_of(config=config)
+    by_variable = mistakes_of(environment={"OUTLAST_SERVERS": target})
+
+    for line in (*by_flag, *by_file, *by_variable):
+        assert SECRET not in line
+
+
+def test_no_secret_is_in_a_mistake_about_the_store() -> None:
+    (line,) = mistakes_of(environment={"SESSION_STORE": f"rediss://me:{SECRET}@cache.example/0"})
+
+    assert SECRET not in line
+    assert "cache.example" in line
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert list(facts()) == [field.name for field in attrs.fields(Settings)]
+    for fact in facts().values():
+        assert fact.about
+        assert fact.default_text
+    variables = [fact.variable for fact in facts().values()]
+    assert len(set(variables)) == len(variables)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Settings().sessions_max = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Settings(servers={"a": StdioTarget(("x",))}).servers["b"] = StdioTarget(("x",))  # type: ignore[index]
