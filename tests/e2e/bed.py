@@ -49,10 +49,12 @@ class Bed:
         await upstream.start()
         return upstream
 
-    async def gateway(self, *, environment: Mapping[str, str] | None = None, **servers: str) -> Gateway:
+    async def gateway(
+        self, *, store: str = "", environment: Mapping[str, str] | None = None, **servers: str
+    ) -> Gateway:
         """Start a gateway in front of the targets, by name."""
         directory = self._directory / f"gateway-{len(self._gateways)}"
-        gateway = Gateway(directory, servers, road=self._road, environment=environment)
+        gateway = Gateway(directory, servers, road=self._road, store=store, environment=environment)
         self._gateways.append(gateway)
         await gateway.start()
         return gateway

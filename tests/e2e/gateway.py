@@ -48,10 +48,11 @@ class Gateway:
         servers: Mapping[str, str],
         *,
         road: str = "hot",
+        store: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._store_path = directory / "outlast.db"
+        self._store = store or f"sqlite:{directory / 'outlast.db'}"
         self._servers = servers
         self._environment = {
             "SESSION_DATA_DIR": str(directory),
@@ -91,7 +92,7 @@ class Gateway:
         if self._process is not None:
             assert not self._process.is_running, "one run at a time: it owns the store"
             self._earlier_stderr += self._process.stderr
-        arguments = ["serve", "--listen", self._address, "--store", f"sqlite:{self._store_path}"]
+        arguments = ["serve", "--listen", self._address, "--store", self._store]
         for name, target in self._servers.items():
             arguments += ["--server", f"{name}={target}"]
         self._process = ChildProcess("outlast", arguments, environment=self._environment)

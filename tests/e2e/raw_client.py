@@ -62,8 +62,11 @@ class AnswerStream:
     def is_event_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
-    async def next_frame(self) -> Frame | None:
+    async def next_frame(self, *, seconds: float = DEADLINE_SECONDS) -> Frame | None:
         """Wait for the next event.
+
+        Args:
+          seconds: how long; `math.inf` where silence is right.
 
         Returns:
           None: the server has ended the stream properly.
@@ -71,7 +74,7 @@ class AnswerStream:
         Raises:
           ConnectionBroken: it ended without an end.
         """
-        with trio.fail_after(DEADLINE_SECONDS):
+        with trio.fail_after(seconds):
             while not self._frames and not self._ended:
                 self._frames += self._reader.feed(await self._read())
         return self._frames.pop(0) if self._frames else None
@@ -99,6 +102,11 @@ class AnswerStream:
                 content += await self._read()
         return content
 
+    async def json(self) -> Json:
+        """Read the whole body as JSON."""
+        content: Json = json.loads(await self.body())
+        return content
+
     async def _read(self) -> bytes:
         event = await _next_event(self._transport, self._wire)
         if isinstance(event, h11.Data):
@@ -120,6 +128,7 @@ class RawClient:
     url: str
     session_id: str = ""
     protocol_version: str = LATEST
+    handshake: Json = attrs.field(factory=dict)  # what `initialize` was answered with
     _last_id: int = 0
 
     def new_id(self) -> int:
@@ -129,8 +138,13 @@ class RawClient:
 
     # The protocol's steps
 
-    async def open_session(self) -> Json:
-        """Do the handshake: `initialize`, then `notifications/initialized`. Gives the result of the former."""
+    async def open_session(self) -> None:
+        """Do the handshake: `initialize`, then `notifications/initialized`."""
+        assert await self.initialize() == 200
+        assert await self.confirm() == 202
+
+    async def initialize(self) -> int:
+        """Ask for a session. Gives the status; 200: `session_id` and `handshake` are set."""
         params = {
             "protocolVersion": self.protocol_version,
             "capabilities": _CAPABILITIES,
@@ -138,13 +152,14 @@ class RawClient:
         }
         request = self.request("initialize", params)
         async with self.post(request, headers={"mcp-protocol-version": None}) as stream:
-            assert stream.status == 200, (stream.status, await stream.body())
-            message = await _answer_to(request["id"], stream)
-            self.session_id = stream.headers["mcp-session-id"]
-        answer = await self.post_whole({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        assert answer.status == 202, answer
-        result: Json = message["result"]
-        return result
+            if stream.status == 200:
+                self.handshake = (await _answer_to(request["id"], stream))["result"]
+                self.session_id = stream.headers["mcp-session-id"]
+            return stream.status
+
+    async def confirm(self) -> int:
+        """Tell that the handshake is done. Gives the status."""
+        return (await self.post_whole({"jsonrpc": "2.0", "method": "notifications/initialized"})).status
 
     def request(self, method: str, params: Json | None = None) -> Json:
         """Make a request with a new id."""
@@ -217,10 +232,8 @@ class RawClient:
                 method=method, target=address.path, headers=self._headers(address.netloc, body, headers or {})
             )
             chunks = [wire.send(head), wire.send(h11.Data(data=body)), wire.send(h11.EndOfMessage())]
-            try:
+            with contextlib.suppress(trio.BrokenResourceError):  # it may have answered before it read all
                 await transport.send_all(b"".join(chunk or b"" for chunk in chunks))
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ConnectionBroken(str(error)) from error
             with trio.fail_after(DEADLINE_SECONDS):
                 event = await _next_event(transport, wire)
             assert isinstance(event, h11.Response), event
@@ -247,8 +260,7 @@ def text_of(answer: Json) -> str:
 
 async def _answer_to(request_id: object, stream: AnswerStream) -> Json:
     if not stream.is_event_stream:
-        message: Json = json.loads(await stream.body())
-        return message
+        return await stream.json()
     while True:
         message = await stream.next_message()
         if message.get("id") == request_id and "method" not in message:

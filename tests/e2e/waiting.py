@@ -5,7 +5,7 @@ Every wait has a deadline and names what it waited for, so a red test says what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -21,6 +21,21 @@ async def wait_until(what: str, condition: Callable[[], bool], *, seconds: float
     """
     with trio.move_on_after(seconds):
         while not condition():  # noqa: ASYNC110
+            await trio.sleep(_POLL_SECONDS)
+        return
+    raise AssertionError(f"waited {seconds} s in vain until {what}")
+
+
+async def wait_until_asked(
+    what: str, question: Callable[[], Awaitable[bool]], *, seconds: float = DEADLINE_SECONDS
+) -> None:
+    """Ask until the answer is yes.
+
+    Raises:
+      AssertionError: it was not within `seconds`; the message says `what` was awaited.
+    """
+    with trio.move_on_after(seconds):
+        while not await question():  # noqa: ASYNC110
             await trio.sleep(_POLL_SECONDS)
         return
     raise AssertionError(f"waited {seconds} s in vain until {what}")
