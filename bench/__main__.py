@@ -12,6 +12,8 @@ import click
 from rich.table import Table
 
 from bench import calls as calls_of
+from bench import commits as commits_of
+from bench import start as start_of
 from bench.children import ChildFailed
 from bench.report import RESULTS, Report, deliver, progress
 from bench.targets import ALL, HYPERCORN, RELAY, SPEAK_SSE
@@ -55,6 +57,45 @@ def calls(
         task = bar.add_task("starting", total=plan.steps)
         rows = calls_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
     _finish(calls_of.report(plan, rows), calls_of.table(rows), as_json, results)
+
+
+@main.command()
+@click.option("--clients", multiple=True, type=click.IntRange(1, 10_000), default=(1, 10, 100, 1000), show_default=True)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.05), help="Of each window.")
+@click.option("--writer-only", is_flag=True, help="The writer and the store alone, without actors.")
+@click.option("--folder", default="", help="Where the store lies.  [default: the system's temporary folder]")
+@_as_json
+@_results
+def commits(
+    clients: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    writer_only: bool,
+    folder: str,
+    as_json: bool,
+    results: Path,
+) -> None:
+    """Measure durable replies per second: the runtime alone, on a SQLite file, with fsync."""
+    plan = commits_of.CommitsPlan(clients, rounds, seconds, writer_only=writer_only, folder=folder)
+    with progress() as bar:
+        task = bar.add_task("starting", total=plan.steps)
+        rows = commits_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
+    _finish(commits_of.report(plan, rows), commits_of.table(plan, rows), as_json, results)
+
+
+@main.command()
+@click.option("--sessions", multiple=True, type=click.IntRange(1, 10_000_000), default=(1, 100_000), show_default=True)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@_as_json
+@_results
+def start(sessions: tuple[int, ...], rounds: int, as_json: bool, results: Path) -> None:
+    """Measure how soon the gateway is ready with very many stored sessions, and what memory it takes."""
+    plan = start_of.StartPlan(sessions, rounds)
+    with progress() as bar:
+        task = bar.add_task("making a store", total=plan.steps)
+        rows = start_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
+    _finish(start_of.report(plan, rows), start_of.table(rows), as_json, results)
 
 
 def _finish(report: Report, table: Table, as_json: bool, results: Path) -> None:

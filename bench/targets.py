@@ -6,7 +6,7 @@ All of them stand before (or are) the same scripted upstream, and each speaks MC
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -19,6 +19,7 @@ GATEWAY = "gateway"  # `outlast serve`, SQLite store
 HYPERCORN = "hypercorn"  # a trivial ASGI app: no relaying at all
 RELAY = "relay"  # the bare relay with JSON parsing
 ALL = (DIRECT, GATEWAY, HYPERCORN, RELAY)
+SERVER_ID = "bench"  # what the gateway calls the scripted upstream
 SPEAK_SSE = (DIRECT, GATEWAY)  # the references pass on plain JSON only
 
 
@@ -55,12 +56,30 @@ def upstream_child(*, folder: Path, core: int | None, sse: bool = False) -> Iter
 
 
 @contextlib.contextmanager
-def gateway_child(upstream_url: str, *, folder: Path, core: int | None, name: str = GATEWAY) -> Iterator[Child]:
-    """Run the gateway with a SQLite store in `folder` for the length of the block."""
-    arguments = ["outlast", "serve", "--listen", "127.0.0.1:0"]
-    arguments += ["--store", f"sqlite:{folder / 'outlast.db'}", "--server", f"bench={upstream_url}"]
-    with child(name, arguments, core=core, logs=folder, environment={"SESSION_DATA_DIR": str(folder)}) as running:
+def gateway_child(
+    upstream_url: str, *, folder: Path, core: int | None, environment: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """Run the gateway with its SQLite store in `folder` for the length of the block.
+
+    Args:
+      upstream_url: what it stands before.
+      folder: for the store, `outlast.db`, and the log.
+      core: where it runs; None: anywhere.
+      environment: further settings, by their environment variables.
+    """
+    arguments = ["outlast", "serve", "--listen", "127.0.0.1:0", "--server", f"{SERVER_ID}={upstream_url}"]
+    settings = {
+        "SESSION_STORE": f"sqlite:{folder / 'outlast.db'}",
+        "OUTLAST_LOG_LEVEL": "warning",
+        **(environment or {}),
+    }
+    with child(GATEWAY, arguments, core=core, logs=folder, environment=settings) as running:
         yield running
+
+
+def mcp_url(gateway: Child) -> str:
+    """Where a gateway's only server is to be reached."""
+    return f"{gateway.url.rstrip('/')}/mcp"
 
 
 def _start(name: str, upstream: Child, stack: contextlib.ExitStack, folder: Path, cores: Cores) -> Target:
@@ -68,7 +87,7 @@ def _start(name: str, upstream: Child, stack: contextlib.ExitStack, folder: Path
         return Target(name, upstream.url, upstream.pid)
     if name == GATEWAY:
         running = stack.enter_context(gateway_child(upstream.url, folder=folder, core=cores.measured))
-        return Target(name, f"{running.url.rstrip('/')}/mcp", running.pid)
+        return Target(name, mcp_url(running), running.pid)
     arguments = ["bench.references", name] + (["--upstream", upstream.url] if name == RELAY else [])
     running = stack.enter_context(child(name, arguments, core=cores.measured, logs=folder))
     return Target(name, running.url, running.pid)

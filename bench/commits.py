@@ -1,0 +1,168 @@
+"""`bench commits`: durable replies per second, in the runtime alone: no HTTP, a real SQLite file, fsync before replies.
+
+So many clients each change a value of a session of their own, and wait until that is durable, again and again. Every
+window has a fresh store; afterwards it is opened anew, and must hold for every session exactly the last value that its
+client was told is kept. What a bare fdatasync takes on the same disk, just before, stands beside the numbers: it is the
+floor of each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import attrs
+import trio
+from rich.table import Table
+
+from bench.committing import Clients, open_runtime, open_writer, stored_values
+from bench.latencies import median, percentile
+from bench.report import Report, table_of
+
+_DISK_WRITES = 200
+_RECORD_BYTES = 1024
+
+
+@attrs.frozen
+class CommitsPlan:
+    """What `bench commits` is to do."""
+
+    clients: tuple[int, ...] = (1, 10, 100, 1000)
+    rounds: int = 3
+    seconds: float = 2.0
+    warm_up_seconds: float = 0.3
+    writer_only: bool = False  # the writer and the store, without actors
+    folder: str = ""  # where the store lies; "": the system's temporary folder
+
+    @property
+    def steps(self) -> int:
+        """How many windows are measured in all."""
+        return self.rounds * len(self.clients)
+
+
+@attrs.frozen
+class Committed:
+    """What came of one window."""
+
+    replies: int
+    seconds: float
+    cpu_seconds: float  # of the whole process, the clients included
+    p50_ms: float
+    p99_ms: float
+    batch_rows: float  # mean rows a commit
+    fdatasync_ms: float  # median of a bare append + fdatasync, just before
+    lost: int  # sessions whose store does not hold what was acknowledged
+
+
+@attrs.frozen
+class CommitsRow:
+    """The medians of the rounds with one number of clients."""
+
+    clients: int
+    replies_per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms_per_reply: float
+    batch_rows: float
+    fdatasync_ms: float
+    lost: int  # of all rounds
+
+
+def measure(plan: CommitsPlan, *, on_step: Callable[[str], None]) -> list[CommitsRow]:
+    """Measure all rounds, interleaved, each in a store of its own."""
+    rounds: dict[int, list[Committed]] = {}
+    for _ in range(plan.rounds):
+        for clients in plan.clients:
+            with tempfile.TemporaryDirectory(prefix="outlast-bench-", dir=plan.folder or None) as folder:
+                rounds.setdefault(clients, []).append(measure_window(plan, clients, Path(folder)))
+            on_step(f"{clients} clients")
+    return [summarize(clients, measured) for clients, measured in sorted(rounds.items())]
+
+
+def measure_window(plan: CommitsPlan, clients: int, folder: Path) -> Committed:
+    """Measure one window, then look whether the store holds what was said."""
+    fdatasync_seconds = bare_fdatasync_seconds(folder)
+    open_subject = open_writer if plan.writer_only else open_runtime
+    path = folder / "outlast.db"
+
+    async def run() -> tuple[Clients, float, list[int]]:
+        async with open_subject(path, clients) as subject:
+            load = Clients(clients, subject)
+            await load.run(plan.seconds, plan.warm_up_seconds)
+        stored = await stored_values(path, subject.session_ids)
+        return load, load.batch_rows, find_lost(load.acknowledged, stored)
+
+    load, batch_rows, lost = trio.run(run)
+    percentiles = load.latencies.percentiles()
+    return Committed(
+        replies=len(load.latencies),
+        seconds=load.seconds,
+        cpu_seconds=load.cpu_seconds,
+        p50_ms=percentiles.p50_ms,
+        p99_ms=percentiles.p99_ms,
+        batch_rows=batch_rows,
+        fdatasync_ms=fdatasync_seconds * 1000.0,
+        lost=len(lost),
+    )
+
+
+def find_lost(acknowledged: Mapping[int, int], stored: Mapping[int, object]) -> list[int]:
+    """Give the clients whose stored value is not the one that they were last told is kept."""
+    return [client for client, value in acknowledged.items() if stored.get(client) != value]
+
+
+def bare_fdatasync_seconds(folder: Path) -> float:
+    """Give the median time of appending one record to a file and having the disk keep it."""
+    record = os.urandom(_RECORD_BYTES)
+    taken: list[float] = []
+    with (folder / "bare").open("wb", buffering=0) as file:
+        for _ in range(_DISK_WRITES):
+            begun_at = perf_counter()
+            file.write(record)
+            os.fdatasync(file.fileno())
+            taken.append(perf_counter() - begun_at)
+    return percentile(sorted(taken), 0.5)
+
+
+def summarize(clients: int, rounds: Sequence[Committed]) -> CommitsRow:
+    """Take the medians of several rounds; what was lost adds up."""
+    return CommitsRow(
+        clients=clients,
+        replies_per_second=median([measured.replies / measured.seconds for measured in rounds]),
+        p50_ms=median([measured.p50_ms for measured in rounds]),
+        p99_ms=median([measured.p99_ms for measured in rounds]),
+        cpu_ms_per_reply=median([measured.cpu_seconds / max(measured.replies, 1) * 1000.0 for measured in rounds]),
+        batch_rows=median([measured.batch_rows for measured in rounds]),
+        fdatasync_ms=median([measured.fdatasync_ms for measured in rounds]),
+        lost=sum(measured.lost for measured in rounds),
+    )
+
+
+def report(plan: CommitsPlan, rows: Sequence[CommitsRow]) -> Report:
+    """Make the run's record."""
+    problems = [f"{row.clients} clients: {row.lost} sessions do not hold what was told" for row in rows if row.lost]
+    problems += [f"{row.clients} clients: no replies" for row in rows if not row.replies_per_second]
+    return Report("commits", attrs.asdict(plan), [attrs.asdict(row) for row in rows], problems)
+
+
+def table(plan: CommitsPlan, rows: Sequence[CommitsRow]) -> Table:
+    """Show the run."""
+    subject = "the writer alone" if plan.writer_only else "the runtime, session.update()"
+    columns = ["clients", "replies/s", "p50 ms", "p99 ms", "CPU ms/reply", "rows/commit", "fdatasync ms", "lost"]
+    return table_of(f"durable replies: {subject}, SQLite with fsync", columns, [_cells(row) for row in rows])
+
+
+def _cells(row: CommitsRow) -> list[str]:
+    return [
+        str(row.clients),
+        f"{row.replies_per_second:,.0f}",
+        f"{row.p50_ms:.2f}",
+        f"{row.p99_ms:.2f}",
+        f"{row.cpu_ms_per_reply:.3f}",
+        f"{row.batch_rows:.1f}",
+        f"{row.fdatasync_ms:.2f}",
+        str(row.lost),
+    ]
