@@ -1,0 +1,96 @@
+"""What an upstream's HTTP status means for the message that it answers. Pure.
+
+Servers disagree about nearly every status here; each rule names who does it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
+from actors.link import Failure
+from transport.upstreams.handshake import with_id
+from transport.upstreams.http_response import ResponseHead
+
+_METHOD_NOT_FOUND = re.compile(rb'"code"\s*:\s*-32601\b')
+# "Session not found" (python, TypeScript), "No valid session ID provided" (npm server-everything, with 400), "Session
+# has been terminated" (python). A complaint about the protocol version must not match.
+_SESSION_LOST = re.compile(
+    rb"session[^.\n]{0,60}(not found|not valid|terminated|expired|invalid|unknown|closed|does not exist|lost)"
+    rb"|(invalid|unknown|expired|terminated|no such|no valid|not found|missing)[^.\n]{0,30}session",
+    re.IGNORECASE,
+)
+_EXCERPT_BYTES = 200
+
+
+def session_is_lost(status: int, body: bytes) -> bool:
+    """Whether this status, in answer to a request that named a session, says that the session is gone.
+
+    404 is what the protocol asks for. 400, 410 and 503 are used for it in the field, and mean it if they say so. A
+    404 that carries "method not found" is about the method (the mapping of the modern era).
+    """
+    if status == 404:
+        return not _METHOD_NOT_FOUND.search(body)
+    return status in (400, 410, 503) and bool(_SESSION_LOST.search(body[:4096]))
+
+
+def says_session_is_lost(body: bytes) -> bool:
+    """Whether a body speaks of a lost session, where the status alone may mean something else."""
+    return bool(_SESSION_LOST.search(body[:4096]))
+
+
+def failure_of(status: int) -> Failure:
+    """What may be done about a message that was answered with this status and no JSON-RPC answer.
+
+    502 and 504 come from a proxy that had passed the message on: whether it was run is not known.
+    """
+    if status in (429, 503):
+        return Failure.NOT_SENT
+    if status in (502, 504):
+        return Failure.OUTCOME_UNKNOWN
+    return Failure.REFUSED
+
+
+def describe(head: ResponseHead, body: bytes) -> str:
+    """Say what came, short enough for an error message."""
+    text = body[:_EXCERPT_BYTES].decode("utf-8", "replace")
+    excerpt = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    retry_after = head.text(b"retry-after")
+    detail = f"HTTP {head.status}" + (f", retry after {retry_after}" if retry_after else "")
+    if 300 <= head.status < 400:
+        detail += " (redirects are not followed)"
+    return f"{detail}: {excerpt}" if excerpt else detail
+
+
+def answer_to(request_id: RequestId, message: Message) -> Message | None:
+    """Give the message as the answer to this request; None if it is not.
+
+    An error without an id answers the request whose response it is: servers that fail early do not know the id yet.
+    """
+    if message.kind is not Kind.RESPONSE:
+        return None
+    if message.id == request_id and type(message.id) is type(request_id):
+        return message
+    if message.id is None and message.is_error:
+        return parse(with_id(message.raw, request_id))
+    return None
+
+
+def error_answer(request_id: RequestId, body: bytes) -> Message | None:
+    """Find the JSON-RPC error for this request in the body of a 4xx or 5xx answer."""
+    try:
+        message = parse(body)
+    except InvalidMessage:
+        return _error_without_id(request_id, body)
+    return answer_to(request_id, message) if message.is_error else None
+
+
+def _error_without_id(request_id: RequestId, body: bytes) -> Message | None:
+    """Some servers leave the id out where they should say null."""
+    if b'"error"' not in body[:_EXCERPT_BYTES] and b'"jsonrpc"' not in body[:_EXCERPT_BYTES]:
+        return None
+    try:
+        message = parse(with_id(body, request_id))
+    except (ValueError, InvalidMessage):
+        return None
+    return message if message.is_error else None

@@ -1,0 +1,445 @@
+"""A session's link to an MCP server over Streamable HTTP (2025-03-26 to 2025-11-25).
+
+Every message is a POST of its own bytes; what comes back, as one JSON document or as an event stream, goes into the
+session's inbox as it is. An idle link is a few objects: no task, no connection. Tasks are asked for only to resume
+streams that ended early, and to listen.
+
+A stream that ends before the answer is resumed by GET with `Last-Event-ID`, if the upstream gave an event id. Nothing
+is ever posted twice.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+import attrs
+import structlog
+import trio
+
+from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
+from actors.link import About, Established, Failure, Inbox, LinkLost
+from transport.sse import EventTooLarge
+from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, read_terms, split_batch
+from transport.upstreams.http_answers import (
+    answer_to,
+    describe,
+    error_answer,
+    failure_of,
+    says_session_is_lost,
+    session_is_lost,
+)
+from transport.upstreams.http_connection import BODY_BYTES_MAX
+from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
+from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.http_response import ResponseHead
+from transport.upstreams.http_streams import EventStream
+from transport.upstreams.http_target import HttpTarget, write_head
+
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long as any header we would send
+_ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
+
+_log = structlog.get_logger(__name__)
+
+
+@attrs.frozen
+class HttpLimits:
+    """Bounds of one upstream's links."""
+
+    call_silence_seconds_max: float = 3900.0  # a little more than the session waits: it is the one to choose
+    post_seconds_max: float = 60.0
+    listen_silence_seconds_max: float = 3600.0  # then the stream is asked for again; dead peers are noticed by TCP
+    cancelled_seconds_max: float = 30.0  # an upstream may answer a cancelled call, or just end its stream
+    body_bytes_max: int = BODY_BYTES_MAX
+    probe_seconds_max: float = 10.0
+    reopen_seconds_max: float = 30.0  # each answer of a re-initialization
+    resume_tries_max: int = 5  # refused connections and errors in a row
+    resume_silence_seconds_max: float = 300.0  # python servers give an empty stream, again and again, for a lost cursor
+    retry_seconds_max: float = 60.0  # a longer `retry` of the upstream is shortened
+    backoff_seconds_max: float = 30.0
+
+
+@attrs.frozen
+class LinkStatistics:
+    """What a link did not pass on."""
+
+    malformed: int
+    stray: int  # answers to nothing that was asked
+
+
+class StreamableHttpLink:
+    """Implements `actors.link.Link`."""
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        target: HttpTarget,
+        headers: Sequence[tuple[str, str]],
+        inbox: Inbox,
+        limits: HttpLimits,
+        *,
+        upstream_session_id: str = "",
+        protocol_version: str = "",
+        standalone_cursor: str = "",
+    ) -> None:
+        """Args:
+        headers: what every request carries besides the protocol's own headers.
+        """
+        self.established = Established(upstream_session_id=upstream_session_id)
+        self.resumable = True
+        self.unauthorized = ""  # what the upstream said when it refused our credentials
+        self._pool = pool
+        self._target = target
+        self._headers = headers
+        self._inbox = inbox
+        self._limits = limits
+        self._version = protocol_version
+        self._listening = EventStream(About.NOTHING, cursor=standalone_cursor)
+        self._is_listening = False
+        self._jobs: set[CallJob | PostJob | GetJob] = set()
+        self._closed = False
+        self._malformed = 0
+        self._stray = 0
+        self._opening_head = self._post_head(())
+        self._head = self._post_head(self._session_headers())
+
+    def __repr__(self) -> str:
+        return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
+
+    def statistics(self) -> LinkStatistics:
+        """Count what was not passed on."""
+        return LinkStatistics(self._malformed, self._stray)
+
+    # ---- Link ----
+
+    def send(self, message: Message, ticket: int) -> None:
+        if self._closed:
+            raise LinkLost("the link is closed")
+        job: CallJob | PostJob
+        if message.kind is Kind.REQUEST:
+            assert message.id is not None
+            opens = message.method == INITIALIZE
+            job = CallJob(
+                self,
+                self._post(message.raw, self._opening_head if opens else self._head),
+                message.id,
+                ticket,
+                opens=opens,
+                silence_seconds_max=self._limits.call_silence_seconds_max,
+                body_bytes_max=self._limits.body_bytes_max,
+            )
+        else:
+            request = self._post(message.raw, self._head)
+            job = PostJob(self, request, ticket, silence_seconds_max=self._limits.post_seconds_max)
+        self._jobs.add(job)
+        self._pool.submit(self._target.origin, job)
+
+    def cancel(self, request_id: RequestId, reason: str) -> None:
+        if self._closed:
+            return
+        self._submit_quietly(self._post(cancelled(request_id, reason).raw, self._head), "cancel a request")
+        for job in self._jobs:
+            if isinstance(job, CallJob) and job.request_id == request_id:
+                job.hurry(self._limits.cancelled_seconds_max)
+
+    def listen(self) -> None:
+        if not self._is_listening and not self._closed:
+            self._is_listening = True
+            self._inbox.start_soon(self._listen)
+
+    def close(self, *, end_session: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for job in tuple(self._jobs):
+            if isinstance(job, GetJob) or (isinstance(job, CallJob) and job.stream is not None):
+                job.abandon()
+            else:
+                job.let_finish(_ENDING_SECONDS)
+        self._jobs.clear()
+        if end_session and self.established.upstream_session_id:
+            head = write_head("DELETE", self._target, (*self._headers, *self._session_headers()))
+            self._submit_quietly(head + b"\r\n", "end a session")
+
+    # ---- for whoever opens the link ----
+
+    def hand_over(self, inbox: Inbox, established: Established) -> None:
+        """Belong to the session from now on: the opening is done, and what it may have left in flight is given up."""
+        for job in tuple(self._jobs):
+            job.let_finish(_ENDING_SECONDS)
+        self._jobs.clear()
+        self._inbox = inbox
+        self.established = established
+
+    def request_with_session(self, message: Message) -> bytes:
+        """Write the POST of a message, as `send` would."""
+        return self._post(message.raw, self._head)
+
+    async def resume_call(self, stream: EventStream) -> None:
+        """Go on with the stream of a call that an earlier link had sent."""
+        await self._resume(stream, wait_first=False)
+
+    # ---- heads ----
+
+    def _post_head(self, session_headers: Sequence[tuple[str, str]]) -> bytes:
+        own = (
+            ("Content-Type", "application/json"),
+            ("Accept", "application/json, text/event-stream"),
+            ("Accept-Encoding", "identity"),
+        )
+        return write_head("POST", self._target, (*self._headers, *own, *session_headers)) + b"Content-Length: "
+
+    def _post(self, body: bytes, head: bytes) -> bytes:
+        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+
+    def _session_headers(self) -> list[tuple[str, str]]:
+        headers = []
+        if self.established.upstream_session_id:
+            headers.append(("Mcp-Session-Id", self.established.upstream_session_id))
+        if self._version:
+            headers.append(("MCP-Protocol-Version", self._version))
+        return headers
+
+    def _submit_quietly(self, request: bytes, purpose: str) -> None:
+        job = QuietJob(request, purpose, silence_seconds_max=self._limits.post_seconds_max)
+        self._pool.submit(self._target.origin, job)
+
+    # ---- answers to calls ----
+
+    def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
+        self._jobs.discard(call)
+        if head.is_encoded:
+            self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
+        elif not 200 <= head.status < 300:
+            self._call_declined(call, head, body)
+        elif not body.strip():
+            detail = f"HTTP {head.status} without an answer to a request"
+            self._refuse(call.ticket, Failure.REFUSED, detail)
+        else:
+            call.head = head
+            self._read_document(call, body)
+
+    def _read_document(self, call: CallJob, body: bytes) -> None:
+        stream = EventStream(call.request_id, ticket=call.ticket)
+        self._take_messages(call, stream, body, "")
+        if not stream.settled:
+            detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
+            self._refuse(call.ticket, Failure.REFUSED, detail)
+
+    def _call_declined(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
+        failure = self._failure_of(head, body, opens=call.opens)
+        if failure is Failure.REFUSED and head.status not in (401, 403):
+            answer = error_answer(call.request_id, body)
+            if answer is not None:
+                self._inbox.received(answer, about=call.request_id)
+                return
+        self._refuse(call.ticket, failure, describe(head, body))
+
+    def _failure_of(self, head: ResponseHead, body: bytes, *, opens: bool = False) -> Failure:
+        if head.status in (401, 403):
+            self.unauthorized = describe(head, body)
+        if self.established.upstream_session_id and not opens and session_is_lost(head.status, body):
+            return Failure.SESSION_LOST
+        return failure_of(head.status)
+
+    def call_failed(self, call: CallJob, failure: Failure, detail: str) -> None:
+        self._jobs.discard(call)
+        self._refuse(call.ticket, failure, detail)
+
+    def _refuse(self, ticket: int, failure: Failure, detail: str) -> None:
+        if not self._closed:
+            self._inbox.refused(ticket, failure, detail)
+
+    # ---- streams ----
+
+    def call_streams(self, call: CallJob, head: ResponseHead) -> None:
+        if head.is_encoded:
+            self._jobs.discard(call)
+            call.abandon()
+            self._refuse(call.ticket, Failure.OUTCOME_UNKNOWN, "the stream is compressed, which nobody asked for")
+
+    def stream_data(self, job: CallJob | GetJob, stream: EventStream, data: bytes) -> None:
+        try:
+            for text, cursor in stream.feed(data):
+                if text:
+                    self._take_messages(job if isinstance(job, CallJob) else None, stream, text, cursor)
+                elif not self._closed:
+                    self._inbox.cursor_moved(stream.about, cursor)
+                if self._closed:
+                    return
+        except EventTooLarge as error:
+            self._give_up(job, stream, Failure.REFUSED, str(error))
+        if stream.settled:
+            job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
+
+    def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
+        job.abandon()
+        self._jobs.discard(job)
+        if stream.about is not About.NOTHING and not stream.settled:
+            stream.settled = True
+            self._refuse(stream.ticket, failure, detail)
+
+    def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
+        self._jobs.discard(call)
+        if stream.settled or self._closed:
+            return
+        if stream.malformed_last:
+            stream.settled = True
+            self._refuse(stream.ticket, Failure.REFUSED, "a malformed message came instead of the answer")
+        elif stream.cursor and not call.opens:
+            self._inbox.start_soon(self._resume, stream)
+        else:
+            stream.settled = True
+            self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
+
+    def _take_messages(self, call: CallJob | None, stream: EventStream, text: bytes, cursor: str) -> None:
+        """Put the messages of one event, or of one JSON document, into the inbox."""
+        for raw in split_batch(text):
+            try:
+                message = parse(raw)
+            except InvalidMessage as error:
+                self._malformed += 1
+                stream.malformed_last = True
+                _log.warning("upstream_message_malformed", upstream=str(self._target.origin), reason=error.reason)
+                continue
+            stream.malformed_last = False
+            if message.kind is not Kind.RESPONSE:
+                self._inbox.received(message, about=stream.about, cursor=cursor)
+            elif stream.settled or isinstance(stream.about, About):
+                self._stray += 1
+            else:
+                self._take_answer(call, stream, message, cursor)
+
+    def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
+        assert not isinstance(stream.about, About)
+        answer = answer_to(stream.about, message)
+        if answer is None:
+            self._stray += 1
+            _log.warning("upstream_answer_stray", upstream=str(self._target.origin))
+            return
+        stream.settled = True
+        problem = self._take_terms(call, answer) if call is not None and call.opens else ""
+        if problem:
+            self._refuse(stream.ticket, Failure.REFUSED, problem)
+        elif not self._closed:
+            self._inbox.received(answer, about=stream.about, cursor=cursor)
+
+    def _take_terms(self, call: CallJob, answer: Message) -> str:
+        """Keep what the handshake's answer says of this session; returns what is wrong with it."""
+        if answer.is_error or call.head is None:
+            return ""
+        session_id = call.head.text(b"mcp-session-id")
+        if session_id and not _HEADER_SAFE.fullmatch(session_id):
+            return "the upstream's session id is not visible ASCII, or too long"
+        try:
+            version = read_terms(answer.raw).protocol_version
+        except InvalidTerms:
+            version = ""  # the session passes the answer on, and its client judges it
+        self._version = version if _HEADER_SAFE.fullmatch(version) else ""
+        self.established = Established(upstream_session_id=session_id, protocol_version=self._version)
+        self._head = self._post_head(self._session_headers())
+        return ""
+
+    # ---- notifications and answers of the client ----
+
+    def post_answered(self, post: PostJob, head: ResponseHead, body: bytes) -> None:
+        self._jobs.discard(post)
+        if self._closed:
+            return
+        if 200 <= head.status < 300:
+            self._inbox.delivered(post.ticket)
+        else:
+            self._refuse(post.ticket, self._failure_of(head, body), describe(head, body))
+
+    def post_failed(self, post: PostJob, failure: Failure, detail: str) -> None:
+        self._jobs.discard(post)
+        self._refuse(post.ticket, failure, detail)
+
+    # ---- GET: resuming and listening ----
+
+    async def _follow(self, stream: EventStream, silence_seconds_max: float) -> GetJob:
+        """Ask for a stream, and pass on what it says until it ends."""
+        headers = [*self._headers, *self._session_headers(), ("Accept", "text/event-stream")]
+        request = write_head("GET", self._target, (*headers, ("Accept-Encoding", "identity")))
+        cursor = stream.cursor
+        if cursor and not re.search(r"[\x00-\x1f\x7f]", cursor):
+            request += b"Last-Event-ID: %b\r\n" % cursor.encode()  # UTF-8: WHATWG HTML, 9.2.4
+        get = GetJob(self, request + b"\r\n", stream, silence_seconds_max=silence_seconds_max)
+        self._jobs.add(get)
+        self._pool.submit(self._target.origin, get)
+        try:
+            await get.ended.wait()  # the pool's sweeper keeps the deadline
+        finally:
+            get.abandon()
+            self._jobs.discard(get)
+        return get
+
+    async def _resume(self, stream: EventStream, wait_first: bool = True) -> None:
+        """Ask for the rest of a call's stream until its answer was on it."""
+        failures = 0
+        silent_since = trio.current_time()
+        if wait_first:
+            await trio.sleep(stream.retry_seconds(self._limits.retry_seconds_max))
+        while True:
+            events_before = stream.events
+            get = await self._follow(stream, self._limits.call_silence_seconds_max)
+            if stream.settled or self._closed:
+                return
+            if stream.events > events_before:
+                silent_since = trio.current_time()
+            failures = 0 if get.opened else failures + 1
+            why = self._why_not_again(get, failures, trio.current_time() - silent_since)
+            if why:
+                stream.settled = True
+                self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
+                return
+            pause = stream.retry_seconds(self._limits.retry_seconds_max)
+            await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+
+    def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
+        if not get.opened and get.head is not None and not _may_pass(get.head.status):
+            return describe(get.head, get.body)
+        if failures > self._limits.resume_tries_max:
+            return get.detail or (describe(get.head, get.body) if get.head is not None else "no answer")
+        if silent_seconds > self._limits.resume_silence_seconds_max:
+            return f"nothing new on it for {silent_seconds:.0f} s"
+        return ""
+
+    async def _listen(self) -> None:
+        """Keep the upstream's own stream open for as long as the link lives."""
+        failures = 0
+        stream = self._listening
+        while True:
+            get = await self._follow(stream, self._limits.listen_silence_seconds_max)
+            if self._closed:
+                return
+            if not get.opened and get.head is not None and not _may_pass(get.head.status):
+                self._stop_listening(get.head, get.body)
+                return
+            failures = 0 if get.opened else failures + 1
+            pause = stream.retry_seconds(self._limits.retry_seconds_max)
+            await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+
+    def _stop_listening(self, head: ResponseHead, body: bytes) -> None:
+        """Take a no for a no, unless it is about the session.
+
+        405 is the protocol's way to say that there is no such stream; servers without a GET route say 404. So only a
+        body that speaks of the session counts as its loss: else a session would be re-opened over and over.
+        """
+        if self.established.upstream_session_id and says_session_is_lost(body):
+            self._inbox.lost(f"the upstream has forgotten the session: {describe(head, body)}")
+            self.close(end_session=False)
+        else:
+            _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=head.status)
+
+    def _backoff_seconds(self, failures: int) -> float:
+        """Double the pause with each failure; random, so that a thousand links do not come back at once."""
+        ceiling = min(self._limits.backoff_seconds_max, 2.0 ** min(failures, 16))
+        return ceiling * random.uniform(0.5, 1.0)
+
+
+def _may_pass(status: int) -> bool:
+    """Whether a GET that was answered so may succeed later. 409: the server has not noticed yet that its former
+    stream to us is dead."""
+    return status in (408, 409, 425, 429) or status >= 500

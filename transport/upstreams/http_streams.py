@@ -1,0 +1,58 @@
+"""One event stream of an upstream as a session sees it: over as many connections as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from actors.jsonrpc import RequestId
+from actors.link import About
+from transport.sse import Parser
+
+_CURSOR_CHARS_MAX = 4096  # it is sent back in a header, and kept with the session
+_RETRY_SECONDS_DEFAULT = 1.0  # what the python and TypeScript clients do
+
+
+class EventStream:
+    """What a stream has said so far, and where to resume it."""
+
+    __slots__ = ("_parser", "_retry_seconds", "about", "cursor", "events", "malformed_last", "settled", "ticket")
+
+    def __init__(self, about: RequestId | About, *, ticket: int = 0, cursor: str = "") -> None:
+        """Args:
+        about: the request it answers, or `About.NOTHING` for the upstream's own stream.
+        ticket: under which the request was sent.
+        cursor: the event id to resume after.
+        """
+        self.about = about
+        self.ticket = ticket
+        self.cursor = cursor
+        self.events = 0  # with data or an id: signs of life
+        self.settled = False  # the request was answered, or given up
+        self.malformed_last = False
+        self._retry_seconds = _RETRY_SECONDS_DEFAULT
+        self._parser = Parser()
+
+    def reconnected(self) -> None:
+        """Begin with the bytes of another connection."""
+        self._parser = Parser()
+
+    def retry_seconds(self, limit_seconds: float) -> float:
+        """How long the upstream wants to be left alone before the stream is resumed."""
+        return min(self._retry_seconds, limit_seconds)
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, str]]:
+        """Parse bytes; give each event's data and id, both may be empty.
+
+        Raises:
+          EventTooLarge
+        """
+        for event in self._parser.feed(data):
+            if event.retry_ms is not None:
+                self._retry_seconds = event.retry_ms / 1000
+            id = event.id if event.id is not None and len(event.id) <= _CURSOR_CHARS_MAX else ""
+            if id:
+                self.cursor = id
+            data = (event.data or b"") if event.name == "message" else b""  # other events are not the protocol's
+            if id or data:
+                self.events += 1
+                yield data, id

@@ -1,0 +1,150 @@
+"""Opens links to an MCP server over Streamable HTTP: for the first time, resumed, or re-initialized.
+
+The first opening opens nothing: the client's own `initialize` is the first thing that goes out. Later, a ping with the
+kept session id shows whether the upstream still knows the session. If so, streams of calls in flight are
+resumed; if not, the kept handshake is repeated, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from actors import jsonrpc
+from actors.jsonrpc import InvalidMessage
+from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox
+from actors.state import Call, Handshake, SessionState
+from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
+from transport.upstreams.http_answers import describe, session_is_lost
+from transport.upstreams.http_link import HttpLimits, StreamableHttpLink
+from transport.upstreams.http_pool import HttpPool, RequestFailed
+from transport.upstreams.http_streams import EventStream
+from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
+
+
+def _checked(_: object, __: object, headers: Mapping[str, str]) -> None:
+    check_headers(headers)
+
+
+@attrs.frozen
+class StreamableHttpConnector:
+    """Implements `actors.link.Connect` for one upstream.
+
+    Args:
+      pool: carries the requests; it must be running. One pool may serve any number of upstreams.
+      target: where the upstream is.
+      headers: sent with every request, e.g. the gateway's own credentials; never shown.
+    """
+
+    pool: HttpPool
+    target: HttpTarget
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
+    limits: HttpLimits = HttpLimits()
+
+    async def __call__(self, session: SessionState, inbox: Inbox) -> StreamableHttpLink:
+        """Open a link. See `actors.link.Connect`.
+
+        Raises:
+          ConnectFailed, ConnectRejected
+
+        Cancellation: what a re-initialization had opened upstream is ended again.
+        """
+        handshake = session.handshake
+        if handshake is None:
+            return self._link(inbox)
+        link = self._link(inbox, handshake=handshake, standalone_cursor=session.standalone_cursor)
+        if handshake.upstream_session_id and not await self._still_known(link):
+            return await self._reopen(session, handshake, inbox)
+        link.established = Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
+        self._resume_calls(session, link, inbox)
+        return link
+
+    def _link(
+        self, inbox: Inbox, *, handshake: Handshake | None = None, standalone_cursor: str = ""
+    ) -> StreamableHttpLink:
+        headers = dict(self.headers)
+        if not any(name.lower() == "user-agent" for name in headers):
+            headers["User-Agent"] = default_user_agent()
+        return StreamableHttpLink(
+            self.pool,
+            self.target,
+            tuple(headers.items()),
+            inbox,
+            self.limits,
+            upstream_session_id=handshake.upstream_session_id if handshake is not None else "",
+            protocol_version=_version_of(handshake) if handshake is not None else "",
+            standalone_cursor=standalone_cursor,
+        )
+
+    async def _still_known(self, link: StreamableHttpLink) -> bool:
+        """Ask whether the upstream knows the session, by a ping: every server answers it, and it changes nothing."""
+        request = link.request_with_session(jsonrpc.request(own_id("ping"), "ping"))
+        try:
+            head, body = await self.pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
+        except RequestFailed as error:
+            raise ConnectFailed(error.detail) from None
+        if 200 <= head.status < 300:
+            return True
+        if head.status in (401, 403):
+            raise ConnectRejected("auth_gone", describe(head, body))
+        if session_is_lost(head.status, body):
+            return False
+        if head.status >= 500 or head.status in (408, 425, 429):
+            raise ConnectFailed(describe(head, body))
+        return _is_message(
+            body
+        )  # an error in answer to the ping is an answer; with anything else, the handshake decides
+
+    async def _reopen(self, session: SessionState, handshake: Handshake, inbox: Inbox) -> StreamableHttpLink:
+        rehearsal = Rehearsal(inbox)
+        link = self._link(rehearsal)
+        try:
+            established = await reinitialize(
+                session, handshake, link, rehearsal, answer_seconds_max=self.limits.reopen_seconds_max
+            )
+        except BaseException as error:  # cancelled, too: the half-opened session must not stay upstream
+            link.close(end_session=True)
+            if isinstance(error, ConnectFailed) and link.unauthorized:
+                raise ConnectRejected("auth_gone", link.unauthorized) from None
+            raise
+        link.hand_over(inbox, established)
+        inbox.start_soon(_hand_over, rehearsal)
+        return link
+
+    def _resume_calls(self, session: SessionState, link: StreamableHttpLink, inbox: Inbox) -> None:
+        lost = []
+        for call in session.calls.values():
+            if call.sent and call.upstream_cursor:
+                stream = EventStream(call.request_id, ticket=call.ticket, cursor=call.upstream_cursor)
+                inbox.start_soon(link.resume_call, stream)
+            elif call.sent:
+                lost.append(call)
+        if lost:
+            inbox.start_soon(_refuse, inbox, lost)
+
+
+async def _hand_over(rehearsal: Rehearsal) -> None:
+    """A task, so that it runs after the session has its link."""
+    rehearsal.hand_over()
+
+
+async def _refuse(inbox: Inbox, calls: list[Call]) -> None:
+    """A task, for the same reason."""
+    for call in calls:
+        inbox.refused(call.ticket, Failure.OUTCOME_UNKNOWN, "the connection was lost before the answer came")
+
+
+def _version_of(handshake: Handshake) -> str:
+    try:
+        return read_terms(handshake.result).protocol_version
+    except InvalidTerms:
+        return ""
+
+
+def _is_message(body: bytes) -> bool:
+    try:
+        jsonrpc.parse(body)
+    except InvalidMessage:
+        return False
+    return True
