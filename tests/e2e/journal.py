@@ -45,6 +45,10 @@ class Journal:
         """Count how often each tool call ran, by the unique key that its caller gave it."""
         return Counter(str(entry["ran"]) for entry in self.entries() if "ran" in entry)
 
+    def is_done(self, key: str) -> bool:
+        """Whether a tool that notes so has said all it has to say."""
+        return any(entry.get("done") == key for entry in self.entries())
+
     def seen(self, method: str) -> int:
         """Count how often an upstream server was asked or told `method`."""
         return sum(1 for entry in self.entries() if entry.get("saw") == method)

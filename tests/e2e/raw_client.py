@@ -114,6 +114,10 @@ class AnswerStream:
         self._ended = True
         return b""
 
+    def shrink_buffer(self) -> None:
+        """Let the system take almost nothing that is not read: who stops reading then stops the sender soon."""
+        self._transport.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+
     async def wait_closed(self) -> None:
         """Wait until the server closes the connection, without reading what it says meanwhile into frames."""
         with trio.fail_after(DEADLINE_SECONDS), contextlib.suppress(trio.BrokenResourceError):

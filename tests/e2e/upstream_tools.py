@@ -82,6 +82,15 @@ async def sleep(call: Call) -> str:
     return f"done {call.arguments['key']}"
 
 
+async def flood(call: Call) -> str:
+    """Says a lot about the call at once, and notes when it has said it all."""
+    for number in range(int(call.arguments["count"])):
+        await _log(call, f"{number} " + "x" * int(call.arguments["characters"]))
+    call.journal.append({"done": call.arguments["key"]})
+    await _held(call)
+    return f"done {call.arguments['key']}"
+
+
 async def sample(call: Call) -> str:
     prompt = types.TextContent(type="text", text=str(call.arguments["prompt"]))
     result = await call.context.session.create_message(
@@ -157,7 +166,7 @@ async def _log(call: Call, text: str) -> None:
 TOOLS: dict[str, Tool] = {
     tool.__name__: tool
     for tool in (
-        *(echo, add, counter, progress, hold, sleep, sample, elicit, list_roots, log_level),
+        *(echo, add, counter, progress, flood, hold, sleep, sample, elicit, list_roots, log_level),
         *(subscriptions, change_tools, update_resource, fail, crash, process),
     )
 }
