@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench import calls as calls_of
 from bench import commits as commits_of
+from bench import memory as memory_of
 from bench import start as start_of
 from bench.children import ChildFailed
 from bench.report import RESULTS, Report, deliver, progress
@@ -82,6 +83,20 @@ def commits(
         task = bar.add_task("starting", total=plan.steps)
         rows = commits_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
     _finish(commits_of.report(plan, rows), commits_of.table(plan, rows), as_json, results)
+
+
+@main.command()
+@click.option("--resident-sessions", default=10_000, show_default=True, type=click.IntRange(100))
+@click.option("--stored-sessions", default=100_000, show_default=True, type=click.IntRange(100))
+@_as_json
+@_results
+def memory(resident_sessions: int, stored_sessions: int, as_json: bool, results: Path) -> None:
+    """Measure what an idle session costs the gateway in RAM, in memory and stored."""
+    plan = memory_of.MemoryPlan(resident_sessions, stored_sessions)
+    with progress() as bar:
+        task = bar.add_task("opening sessions", total=plan.steps)
+        rows = memory_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
+    _finish(memory_of.report(plan, rows), memory_of.table(rows), as_json, results)
 
 
 @main.command()
