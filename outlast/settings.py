@@ -136,13 +136,13 @@ class Settings:
       ValueError: a value is not allowed; the message says which and what is.
     """
 
-    listen: Address = _setting(  # noqa: RUF009 - it is attrs.field in disguise
+    listen: Address = _setting(
         ADDRESS,
         Address("127.0.0.1", 8080),
         "where to serve clients, HOST:PORT; port 0: any free one",
         flag=True,
     )
-    data_directory: Path = _setting(  # noqa: RUF009
+    data_directory: Path = _setting(
         DIRECTORY,
         Path("data"),
         "where the default store keeps its file",

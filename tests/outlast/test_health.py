@@ -5,6 +5,7 @@ Method: a small HTTP server in a thread answers as each test wants.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import threading
@@ -86,6 +87,29 @@ async def test_who_takes_the_connection_and_says_nothing_is_given_up() -> None:
         health = await ask_health(base, ask_seconds=0.05)
 
     assert health.code == 2
+
+
+async def test_who_drips_an_answer_is_given_up() -> None:
+    """One byte at a time, each soon enough for a socket's timeout: only a deadline for the whole ends this."""
+    enough = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                for _ in range(200):
+                    if enough.wait(0.02):
+                        return
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        health = await ask_health(f"http://127.0.0.1:{server.getsockname()[1]}", ask_seconds=0.2)
+        enough.set()
+        thread.join()
+
+    assert health.detail == "nothing within 0.2 s"
 
 
 async def test_who_speaks_something_else_is_no_gateway() -> None:

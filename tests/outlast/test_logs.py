@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from outlast.logs import configure_logs
+from outlast.targets import HttpTarget
 
 
 class Terminal(io.StringIO):
@@ -22,13 +23,23 @@ class Terminal(io.StringIO):
 def test_a_record_is_one_line_of_json() -> None:
     stream = io.StringIO()
     configure_logs(level="info", form="json", stream=stream)
-    structlog.get_logger().info("session opened", session="s1", odd={1, 2})
+    structlog.get_logger().info("session opened", session="s1", odd={1})
     (line,) = stream.getvalue().splitlines()
     record = json.loads(line)
 
     assert record["event"] == "session opened"
-    assert (record["level"], record["session"]) == ("info", "s1")
+    assert (record["level"], record["session"], record["odd"]) == ("info", "s1", "{1}")
     assert record["at"].endswith("Z")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_logged_record_keeps_its_secrets(form: str) -> None:
+    stream = io.StringIO()
+    configure_logs(level="info", form=form, stream=stream)
+    structlog.get_logger().info("connecting", target=HttpTarget("https://mcp.example/?key=hunter2"))
+
+    assert "mcp.example" in stream.getvalue()
+    assert "hunter2" not in stream.getvalue()
 
 
 def test_what_libraries_log_takes_the_same_road() -> None:
