@@ -7,7 +7,6 @@ version or for help must not wait.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,7 +171,8 @@ def _run(settings: Settings, serve: Serve | None) -> int:
 
 def _gateway() -> Serve:
     """Give the one thing that `outlast serve` runs."""
-    serve: Serve = importlib.import_module("outlast.serving").serve
+    from outlast.serving import serve
+
     return serve
 
 
