@@ -53,6 +53,8 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
             turn.happen(say.CallEnded(call.request_id, True, turn.now_unix_s))
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
+    if turn.state.initialized and (turn.state.calls or turn.state.listening):
+        turn.ensure_link()
 
 
 _INTERRUPTED = (
@@ -280,6 +282,8 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.Emit: from_client.emit,
     say.Update: from_client.update,
     say.Listen: from_client.listen,
+    say.Look: from_client.look,
+    say.NoteShown: from_client.note_shown,
     say.Close: _close,
     say.Recovered: _recovered,
     say.ConnectNow: _connect_now,

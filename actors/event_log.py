@@ -94,13 +94,18 @@ class EventLog:
         self._readers.clear()
         self.wake()
 
-    def attach(self, stream_id: int, after: int) -> StreamReader:
-        """Take a stream over, after this offset. An older reader of the stream ends."""
+    def attach(self, stream_id: int, after: int, *, from_earliest: bool = False) -> StreamReader:
+        """Take a stream over, after this offset. An older reader of the stream ends.
+
+        Args:
+          from_earliest: begin with the earliest entry kept if those right after the offset are no longer; for a
+            reader without a cursor of its own, who misses nothing that it knows of.
+        """
         older = self._readers.get(stream_id)
         if older is not None:
             older.ended = True
             self.wake()
-        reader = StreamReader(self, stream_id, after)
+        reader = StreamReader(self, stream_id, after, from_earliest=from_earliest)
         self._readers[stream_id] = reader
         return reader
 
@@ -110,13 +115,16 @@ class EventLog:
         if self._readers.get(reader.stream_id) is reader:
             del self._readers[reader.stream_id]
 
-    async def read(self, stream_id: int, after: int, released_offset: int) -> Sequence[LogEntry]:
+    async def read(
+        self, stream_id: int, after: int, last_offset: int, *, gap_allowed: bool = False
+    ) -> Sequence[LogEntry]:
         """Give the next released entries of a stream after this offset; none if there are none.
 
         Args:
           stream_id: which stream.
           after: the offset of the last entry that the reader has.
-          released_offset: the offset of the stream's last entry, durable or not: tells a gap from the end.
+          last_offset: the offset of the stream's last entry, durable or not: tells a gap from the end.
+          gap_allowed: begin with the earliest entry kept.
 
         Raises:
           CursorLost: entries after the cursor were trimmed.
@@ -124,11 +132,11 @@ class EventLog:
         """
         entries = self._from_tail(stream_id, after)
         if entries is None:
-            entries = await self._read_log(self._session_id, stream=stream_id, after=after, limit=PAGE_ENTRIES)
-            entries = [entry for entry in entries if entry.sequence <= self._released]
-            if entries and entries[0].offset != after + 1:
+            kept = await self._read_log(self._session_id, stream=stream_id, after=after, limit=PAGE_ENTRIES)
+            entries = [entry for entry in kept if entry.sequence <= self._released]
+            if entries and entries[0].offset != after + 1 and not gap_allowed:
                 raise CursorLost(f"events after {after} of this stream are no longer kept")
-            if not entries and self._from_tail(stream_id, after) is None and released_offset > after:
+            if not entries and self._from_tail(stream_id, after) is None and last_offset > after and not gap_allowed:
                 raise CursorLost(f"events after {after} of this stream are no longer kept")
         return entries
 
@@ -154,10 +162,11 @@ class EventLog:
 class StreamReader:
     """One reader's place in one stream."""
 
-    __slots__ = ("_log", "after", "ended", "stream_id")
+    __slots__ = ("_from_earliest", "_log", "after", "ended", "stream_id")
 
-    def __init__(self, log: EventLog, stream_id: int, after: int) -> None:
+    def __init__(self, log: EventLog, stream_id: int, after: int, *, from_earliest: bool) -> None:
         self._log = log
+        self._from_earliest = from_earliest
         self.stream_id = stream_id
         self.after = after
         self.ended = False
@@ -183,8 +192,9 @@ class StreamReader:
             now = stream()
             if now is None:
                 raise CursorLost("this stream is no longer kept")
-            entries = await self._log.read(self.stream_id, self.after, now.last_offset)
+            entries = await self._log.read(self.stream_id, self.after, now.last_offset, gap_allowed=self._from_earliest)
             if entries:
+                self._from_earliest = False
                 self.after = entries[-1].offset
                 return entries
             if now.ended and now.last_offset <= self.after:
@@ -192,6 +202,11 @@ class StreamReader:
             if self.ended or stream() is not now:
                 continue  # something happened while the store was read
             await self._log.wait_changed()
+
+    def end(self) -> None:
+        """Have `next_page` raise `ReaderEnded`."""
+        self._log.detach(self)
+        self._log.wake()
 
     def close(self) -> None:
         """Give the stream back. Closing twice is fine."""

@@ -164,6 +164,10 @@ def _cursor_moved(state: SessionState, event: say.CursorMoved, limits: Limits) -
     return {"standalone_cursor": event.cursor}
 
 
+def _shown(state: SessionState, event: say.Shown, limits: Limits) -> _Changes:
+    return {"shown_offset": event.offset}
+
+
 def _values_changed(state: SessionState, event: say.ValuesChanged, limits: Limits) -> _Changes:
     return {"values": event.values}
 
@@ -213,6 +217,7 @@ _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {
     say.MessageLogged: _message_logged,
     say.StreamEnded: _stream_ended,
     say.CursorMoved: _cursor_moved,
+    say.Shown: _shown,
     say.ValuesChanged: _values_changed,
     say.Touched: _touched,
     say.Failed: _failed,

@@ -164,14 +164,31 @@ def _ticket(item: Call | Post) -> int:
 def listen(turn: Turn, command: say.Listen) -> None:
     """Let the upstream speak unasked, from now on and again after every re-opening of the link."""
     if turn.state.failure or not turn.state.opened:
+        turn.reply(command.ticket, _uninitialized(turn))
         return
     turn.touch()
+    turn.reply(command.ticket, say.Accepted())
     if not turn.state.listening:
         turn.happen(say.ListeningStarted())
     if turn.state.link is LinkPhase.UP:
         turn.do(say.ListenUpstream())
     else:
         turn.ensure_link()
+
+
+def look(turn: Turn, command: say.Look) -> None:
+    """Say that the session is in memory."""
+    if turn.state.failure or not turn.state.opened:
+        turn.reply(command.ticket, _uninitialized(turn))
+    else:
+        turn.touch()
+        turn.reply(command.ticket, say.Accepted())
+
+
+def note_shown(turn: Turn, command: say.NoteShown) -> None:
+    """Remember how far the standalone stream was sent, for a client that comes back without a cursor."""
+    if command.offset > turn.state.shown_offset:
+        turn.happen(say.Shown(command.offset))
 
 
 def emit(turn: Turn, command: say.Emit) -> None:

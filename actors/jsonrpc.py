@@ -10,6 +10,7 @@ Ids are kept apart by type: the number 1 and the string "1" are different reques
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import attrs
 import msgspec
@@ -22,10 +23,11 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 # The implementation-defined band (-32000 to -32019 in MCP 2026-07-28) holds what only a gateway has to say.
-UPSTREAM_UNAVAILABLE = -32001  # could not be reached; nothing was run; try again
-OUTCOME_UNKNOWN = -32002  # it may have run; the answer is lost; it was not run again
-REQUEST_TIMED_OUT = -32003  # no answer within the limit; the upstream was told to cancel
-OVERLOADED = -32004  # a bound was reached; nothing was run; try again later
+SESSION_NOT_FOUND = -32001  # as the TypeScript SDK says it
+UPSTREAM_UNAVAILABLE = -32010  # could not be reached; nothing was run; try again
+OUTCOME_UNKNOWN = -32011  # it may have run; the answer is lost; it was not run again
+REQUEST_TIMED_OUT = -32012  # no answer within the limit; the upstream was told to cancel
+OVERLOADED = -32013  # a bound was reached; nothing was run; try again later
 
 
 class Kind(enum.Enum):
@@ -189,3 +191,39 @@ def with_id(message: Message, id: RequestId) -> Message:
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class RequestFailed(Exception):
+    """The answer to a request is a JSON-RPC error: its code, message and data."""
+
+    def __init__(self, code: int, reason: str, data: object = None) -> None:
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+        self.reason = reason
+        self.data = data
+
+
+class _Problem(msgspec.Struct):
+    code: int = INTERNAL_ERROR
+    message: str = ""
+    data: object = None
+
+
+class _Answer(msgspec.Struct):
+    result: object = None
+    error: _Problem | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def result_of(answer: Message) -> Any:
+    """Decode the result of an answer.
+
+    Raises:
+      RequestFailed: the answer is an error.
+    """
+    decoded = _decode_answer(answer.raw)
+    if decoded.error is not None:
+        raise RequestFailed(decoded.error.code, decoded.error.message, decoded.error.data)
+    return decoded.result

@@ -68,6 +68,11 @@ class Mailbox(Generic[Item]):
             return self._user.popleft()
         return None
 
+    def clear(self) -> None:
+        """Drop everything that is queued."""
+        self._system.clear()
+        self._user.clear()
+
     async def wait(self) -> None:
         """Wait until there is something to take. One task may wait.
 

@@ -79,6 +79,22 @@ class Update:
 class Listen:
     """Somebody reads the standalone stream now: let the upstream speak unasked."""
 
+    ticket: int
+
+
+@attrs.frozen
+class NoteShown:
+    """The standalone stream was sent to a client up to this offset."""
+
+    offset: int
+
+
+@attrs.frozen
+class Look:
+    """Be there, and change nothing: answered once the session is in memory."""
+
+    ticket: int
+
 
 @attrs.frozen
 class Close:
@@ -182,6 +198,8 @@ Command = (
     | Emit
     | Update
     | Listen
+    | Look
+    | NoteShown
     | Close
     | Recovered
     | ConnectNow
@@ -340,6 +358,12 @@ class CursorMoved:
 
 
 @attrs.frozen
+class Shown:
+    hard: ClassVar[bool] = False
+    offset: int
+
+
+@attrs.frozen
 class ValuesChanged:
     hard: ClassVar[bool] = True
     values: Mapping[str, Any]
@@ -389,6 +413,7 @@ Event = (
     | MessageLogged
     | StreamEnded
     | CursorMoved
+    | Shown
     | ValuesChanged
     | Touched
     | Failed

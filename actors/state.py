@@ -159,6 +159,7 @@ class SessionState:
     values: Mapping[str, Any] = attrs.field(factory=dict)  # the application's
     context: Mapping[str, Any] = attrs.field(factory=dict)  # who and what it runs for; set at creation
     metadata: Mapping[str, Any] = attrs.field(factory=dict)  # user_agent, origin, tags, ...
+    shown_offset: int = 0  # how far the standalone stream was sent to some client: where one without a cursor begins
     listening: bool = False  # the client has read its standalone stream: the upstream may speak unasked
     # while it lives
     connect_tickets: tuple[int, ...] = ()  # who waits to hear whether the link could be opened

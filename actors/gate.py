@@ -1,0 +1,70 @@
+"""The output gate: an effect that may tell of a fact waits until that fact is durable.
+
+Effects leave in the order of their turns. A turn without hard events waits too if an earlier turn's are not yet durable: what
+it says may rest on them. When nothing is outstanding effects pass at once, without a commit. (The idea is Durable Objects':
+the actor never waits for the store, only its outputs do, so commits group by themselves.)
+
+`open_always` is the negative control of the tests: with it, a reply outruns its commit, and a crash loses acknowledged facts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import attrs
+
+from actors.messages import Effect
+
+
+@attrs.frozen
+class Held:
+    """One turn's outputs, and what must be durable first."""
+
+    revision: int
+    log_through: int  # log entries up to this sequence are durable with that revision
+    effects: Sequence[Effect]
+
+
+class Gate:
+    """The outputs of one session that wait for a commit."""
+
+    __slots__ = ("_durable_revision", "_hard_revision", "_held", "_open_always")
+
+    def __init__(self, durable_revision: int, *, open_always: bool = False) -> None:
+        self._durable_revision = durable_revision
+        self._hard_revision = durable_revision
+        self._held: deque[Held] = deque()
+        self._open_always = open_always
+
+    @property
+    def is_clear(self) -> bool:
+        """Nothing waits for a commit."""
+        return self._hard_revision <= self._durable_revision
+
+    def require(self, revision: int) -> None:
+        """From now on outputs wait until this revision is durable."""
+        self._hard_revision = revision
+
+    def passes(self) -> bool:
+        """Whether outputs may leave at once."""
+        return self._open_always or self.is_clear
+
+    def hold(self, log_through: int, effects: Sequence[Effect]) -> None:
+        """Keep a turn's outputs until the newest hard event is durable."""
+        self._held.append(Held(self._hard_revision, log_through, effects))
+
+    def settle(self, revision: int) -> list[Held]:
+        """Note that this revision is durable; give what may leave now, oldest first."""
+        self._durable_revision = max(self._durable_revision, revision)
+        released: list[Held] = []
+        while self._held and self._held[0].revision <= self._durable_revision:
+            released.append(self._held.popleft())
+        return released
+
+    def clear(self) -> list[Held]:
+        """Give up on everything that waits: it will not become durable."""
+        held = list(self._held)
+        self._held.clear()
+        self._hard_revision = self._durable_revision
+        return held

@@ -1,0 +1,275 @@
+"""SessionHandle: a session as seen by those who use it; it outlives the actor behind it.
+
+An actor may crash, be passivated and come back; a handle goes on working, since it finds the actor anew at each use. All that
+blocks is waiting for an outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import msgpack
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.event_log import CursorLost, ReaderEnded, StreamReader
+from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
+from actors.mailbox import MailboxFull
+from actors.registry import Registry
+from actors.session import SessionActor
+from actors.state import SessionState
+from persistence.records import LogEntry
+
+
+class SessionUnavailable(Exception):
+    """The session is there but cannot serve now (its upstream or the store is away, or too much is queued): nothing was
+    done; try again. You do not get this for a session that is gone for good: that is `SessionNotFound`."""
+
+
+class CommandRejected(Exception):
+    """The session will not do this, now or later; the message says which rule is against it."""
+
+
+@attrs.frozen
+class Event:
+    """One event of a session's stream."""
+
+    id: str  # give it back as `after` to go on behind it
+    message: jsonrpc.Message
+
+
+class SessionHandle:
+    """A session, by its id and on behalf of a principal."""
+
+    __slots__ = ("_registry", "id", "principal")
+
+    def __init__(self, registry: Registry, session_id: SessionId, principal: Principal) -> None:
+        self._registry = registry
+        self.id = session_id
+        self.principal = principal
+
+    def __repr__(self) -> str:
+        return f"<SessionHandle {self.id[:6]}…>"
+
+    # ---- what transports use ----
+
+    def actor(self) -> SessionActor:
+        """Find the session's actor.
+
+        Raises:
+          SessionNotFound, Draining: see `Registry.find`.
+        """
+        return self._registry.find(self.id, self.principal)
+
+    async def ask(self, make: Callable[[int], say.Command]) -> say.Outcome:
+        """Have the session do something, and wait for what comes of it.
+
+        Raises:
+          SessionNotFound, Draining
+
+        Cancellation: safe; what was asked is done all the same.
+        """
+        try:
+            reply = self.actor().ask(make)
+        except MailboxFull as full:
+            return say.NotDone(say.Problem.OVERLOADED, str(full))
+        return await reply.wait()
+
+    async def read(self, after: EventId | None, *, stream: int = STANDALONE_STREAM, unshown: bool = False) -> Reading:
+        """Begin to read one of the session's streams.
+
+        Args:
+          after: the event behind which to begin; None: from the stream's start.
+          stream: which stream, if `after` does not tell.
+          unshown: without `after`, begin behind what was last sent to a client of the standalone stream.
+
+        Raises:
+          SessionNotFound, SessionUnavailable
+          CursorLost: that stream, or the event behind which to begin, is no longer kept, or never was.
+        """
+        stream_id = stream if after is None else after.stream
+        outcome = await self.ask(say.Listen if stream_id == STANDALONE_STREAM else say.Look)
+        _require(outcome)
+        actor = self.actor()
+        found = actor.stream(stream_id)
+        if found is None or (after is not None and after.epoch != actor.state.log.epoch):
+            raise CursorLost("the stream of this event id is no longer kept")
+        if after is None:
+            offset = actor.state.shown_offset if unshown else 0
+            return Reading(
+                self.id, actor, actor.attach(stream_id, offset, from_earliest=stream_id == STANDALONE_STREAM)
+            )
+        if after.offset > found.last_offset:
+            raise CursorLost("this stream has no such event")
+        return Reading(self.id, actor, actor.attach(stream_id, after.offset))
+
+    # ---- what embedding applications use ----
+
+    async def state(self) -> SessionState:
+        """Give the session as it is.
+
+        Raises:
+          SessionNotFound, SessionUnavailable
+        """
+        _require(await self.ask(say.Look))
+        return self.actor().state
+
+    async def request(self, method: str, params: object = None, *, id: jsonrpc.RequestId | None = None) -> Any:
+        """Ask the other side, and give its result.
+
+        Args:
+          method: e.g. ``tools/call``.
+          params: JSON-like builtins.
+          id: the JSON-RPC id; drawn from the session's own numbers if not given.
+
+        Raises:
+          RequestFailed: the answer is an error (also: the outcome is unknown after an interruption).
+          SessionNotFound, SessionUnavailable, CommandRejected
+
+        Cancellation: the request goes on; its answer is dropped, or is in the session's log if it took long.
+        """
+
+        def make(ticket: int) -> say.Command:
+            return say.SendRequest(ticket, jsonrpc.request(ticket if id is None else id, method, params), label=method)
+
+        outcome = await self.ask(make)
+        if isinstance(outcome, say.Streaming):
+            return jsonrpc.result_of(await self._last_of(outcome.stream))
+        return jsonrpc.result_of(_require_answer(outcome))
+
+    async def _last_of(self, stream_id: int) -> jsonrpc.Message:
+        reading = await self.read(None, stream=stream_id)
+        last: LogEntry | None = None
+        try:
+            while page := await reading.next_page():
+                last = page[-1]
+        finally:
+            reading.close()
+        assert last is not None, "a call's stream ends with its answer"
+        return jsonrpc.parse(last.body)
+
+    async def notify(self, method: str, params: object = None) -> None:
+        """Tell the other side; returns when it has it. Raises as `request`, without `RequestFailed`."""
+        message = jsonrpc.notification(method, params)
+        _require(await self.ask(lambda ticket: say.SendNotification(ticket, message)))
+
+    async def emit(self, method: str, params: object = None) -> None:
+        """Add an event of the application's own to the session's standalone stream; durable on return."""
+        message = jsonrpc.notification(method, params)
+        _require(await self.ask(lambda ticket: say.Emit(ticket, message)))
+
+    @asynccontextmanager
+    async def update(self) -> AsyncIterator[dict[str, Any]]:
+        """Change the session's values: yields a copy to change; the change is durable when the block has ended.
+
+        Updates of one session go one after the other. A block that raises changes nothing.
+
+        Raises:
+          CommandRejected: the values are too large, or hold what cannot be kept (builtins can).
+          SessionNotFound, SessionUnavailable
+
+        Cancellation: inside the block nothing is changed; while it ends the change may or may not be kept.
+        """
+        _require(await self.ask(say.Look))
+        actor = self.actor()
+        async with actor.updating:
+            values = dict(actor.state.values)
+            yield values
+            try:
+                encoded = msgpack.packb(values)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise CommandRejected(f"values must be builtins that msgpack can pack: {error}") from None
+            kept = msgpack.unpackb(encoded, strict_map_key=False)  # what a restart would give back, from now on
+            _require(await self.ask(lambda ticket: say.Update(ticket, kept, len(encoded))))
+
+    async def values(self) -> dict[str, Any]:
+        """Give a copy of the session's values."""
+        return dict((await self.state()).values)
+
+    async def events(self, after: str | None = None, *, stream: int = STANDALONE_STREAM) -> AsyncIterator[Event]:
+        """Give a stream's events, those kept first, then each as it comes.
+
+        Ends when the stream ends, or when a newer reader takes it over.
+
+        Args:
+          after: the id of the last event seen; None: from the start of what is kept.
+          stream: which stream, if `after` does not tell.
+
+        Raises:
+          InvalidEventId, CursorLost, SessionNotFound, SessionUnavailable
+        """
+        cursor = None if after is None else EventId.read(self.id, after)
+        reading = await self.read(cursor, stream=stream)
+        try:
+            while page := await reading.next_page():
+                for entry in page:
+                    yield Event(reading.event_id(entry.offset), jsonrpc.parse(entry.body))
+        except ReaderEnded:
+            return
+        finally:
+            reading.close()
+
+    async def close(self, reason: str = "client") -> None:
+        """End the session for good: here, in the store and upstream."""
+        _require(await self.ask(lambda ticket: say.Close(ticket, reason)))
+
+
+class Reading:
+    """One reader of one stream of a session. Close it."""
+
+    __slots__ = ("_actor", "_epoch", "_reader", "session_id")
+
+    def __init__(self, session_id: SessionId, actor: SessionActor, reader: StreamReader) -> None:
+        self.session_id = session_id
+        self._actor = actor
+        self._epoch = actor.state.log.epoch
+        self._reader = reader
+
+    @property
+    def stream_id(self) -> int:
+        return self._reader.stream_id
+
+    @property
+    def is_standalone(self) -> bool:
+        return self._reader.stream_id == STANDALONE_STREAM
+
+    def end(self) -> None:
+        """Have the reader end, as if the stream had been taken over."""
+        self._reader.end()
+
+    def event_id(self, offset: int) -> str:
+        """Give the id of the stream's event at this offset; 0: the start."""
+        return EventId(self._reader.stream_id, self._epoch, offset).write(self.session_id)
+
+    def shown(self, offset: int) -> None:
+        """Note that the standalone stream was sent to a client up to this offset."""
+        if self.is_standalone:
+            self._actor.tell(say.NoteShown(offset))
+
+    async def next_page(self) -> Sequence[LogEntry]:
+        """Wait for events; none: the stream has ended. Raises as `StreamReader.next_page`."""
+        stream_id = self._reader.stream_id
+        return await self._reader.next_page(lambda: self._actor.stream(stream_id))
+
+    def close(self) -> None:
+        """Stop reading. Closing twice is fine."""
+        self._reader.close()
+
+
+def _require(outcome: say.Outcome) -> None:
+    """Turn an outcome that is a refusal into the exception for it."""
+    if not isinstance(outcome, say.NotDone):
+        return
+    if outcome.problem in (say.Problem.UNAVAILABLE, say.Problem.OVERLOADED, say.Problem.LOST):
+        raise SessionUnavailable(outcome.detail)
+    raise CommandRejected(outcome.detail)
+
+
+def _require_answer(outcome: say.Outcome) -> jsonrpc.Message:
+    _require(outcome)
+    if isinstance(outcome, say.Answered):
+        return outcome.message
+    raise CommandRejected("the request was withdrawn")

@@ -1,0 +1,139 @@
+"""The reaper: ends sessions whose time is over, and lets idle ones leave memory.
+
+A session is reaped when it has expired, or when it is uninitialized for a reason of its own and the grace period is over (access
+reaps it sooner: `Registry.find`). Never for a cause that may be ours. And never many at once: if one sweep would reap more than
+a twentieth of all sessions something else is probably wrong (a clock, a restored backup), so it stops and says so; after an
+hour, in which somebody can look, it goes on in portions of that size.
+"""
+
+from __future__ import annotations
+
+import attrs
+import structlog
+import trio
+
+from actors.ids import SessionId
+from actors.registry import REAPED_REASONS, Registry
+from persistence.records import SnapshotHeader
+
+log = structlog.get_logger("outlast.reaper")
+
+
+@attrs.frozen
+class ReaperRules:
+    """When a session goes. All in seconds but the brake."""
+
+    sweep_every_seconds: float = 30.0
+    uninitialized_grace_seconds: float = 24 * 3600.0  # from its last activity
+    passivate_after_seconds: float = 300.0
+    passivate_unresumable_after_seconds: float = 1800.0  # leaving memory would cost the upstream's state (stdio)
+    brake_share: float = 0.05
+    brake_sessions_min: int = 100  # below this many the brake stays off: small numbers have large shares
+    brake_seconds: float = 3600.0
+
+
+@attrs.frozen
+class Sweep:
+    """What one sweep found: pure, so that it can be tested without time passing."""
+
+    expired: tuple[SessionId, ...]
+    uninitialized: tuple[SessionId, ...]
+
+    @property
+    def due(self) -> tuple[SessionId, ...]:
+        return self.expired + self.uninitialized
+
+
+def find_due(headers: list[SnapshotHeader], in_use: set[SessionId], now_unix_s: float, rules: ReaperRules) -> Sweep:
+    """Choose which sessions are due.
+
+    Args:
+      headers: all sessions.
+      in_use: those with somebody waiting or reading, which never expire meanwhile.
+      now_unix_s: wall clock.
+      rules: when a session goes.
+    """
+    expired: list[SessionId] = []
+    uninitialized: list[SessionId] = []
+    for header in headers:
+        session_id = SessionId(header.session_id)
+        if header.failure in REAPED_REASONS:
+            if header.last_active_unix_s + rules.uninitialized_grace_seconds <= now_unix_s:
+                uninitialized.append(session_id)
+        elif header.expires_unix_s <= now_unix_s and session_id not in in_use:
+            expired.append(session_id)
+    return Sweep(tuple(expired), tuple(uninitialized))
+
+
+def brake(due: int, sessions: int, rules: ReaperRules) -> int | None:
+    """Give how many may be reaped at once, or None if all of those due may."""
+    portion = max(rules.brake_sessions_min, int(sessions * rules.brake_share))
+    return portion if due > portion else None
+
+
+class Reaper:
+    """Sweeps one registry."""
+
+    def __init__(self, registry: Registry, rules: ReaperRules = ReaperRules()) -> None:
+        self._registry = registry
+        self._rules = rules
+        self._braked_since: float | None = None
+        self.reaped = 0
+        self.passivated = 0
+
+    @property
+    def braked(self) -> bool:
+        """Whether a sweep has stopped because it would have reaped too many."""
+        return self._braked_since is not None
+
+    async def run(self) -> None:
+        """Sweep, for ever."""
+        while True:
+            await trio.sleep(self._rules.sweep_every_seconds)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Sweep once."""
+        now_unix_s = self._registry.shared.clock.now_unix_s()
+        in_use = self._passivate_idle(now_unix_s)
+        headers = list(self._registry.headers())
+        found = find_due(headers, in_use, now_unix_s, self._rules)
+        for session_id in self._portion(found, len(headers)):
+            reason = "expired" if session_id in set(found.expired) else "uninitialized"
+            self._registry.remove(session_id, reason)
+            self.reaped += 1
+
+    def _portion(self, found: Sweep, sessions: int) -> tuple[SessionId, ...]:
+        portion = brake(len(found.due), sessions, self._rules)
+        if portion is None:
+            self._braked_since = None
+            return found.due
+        now = trio.current_time()
+        if self._braked_since is None:
+            self._braked_since = now
+            log.error(
+                "reaping stopped: too many sessions are due at once",
+                due=len(found.due),
+                sessions=sessions,
+                goes_on_after_seconds=self._rules.brake_seconds,
+            )
+        if now - self._braked_since < self._rules.brake_seconds:
+            return ()
+        return found.due[:portion]
+
+    def _passivate_idle(self, now_unix_s: float) -> set[SessionId]:
+        """Let idle actors go; give those that are not idle."""
+        in_use: set[SessionId] = set()
+        for actor in self._registry.residents():
+            idle_seconds = actor.idle_seconds()
+            limit = (
+                self._rules.passivate_after_seconds
+                if actor.resumable
+                else self._rules.passivate_unresumable_after_seconds
+            )
+            if idle_seconds == 0.0 or (actor.is_loaded and actor.state.expires_unix_s > now_unix_s):
+                in_use.add(actor.session_id)
+            if idle_seconds >= limit:
+                actor.stop("idle", only_if_idle=True)
+                self.passivated += 1
+        return in_use

@@ -1,0 +1,234 @@
+"""The registry: knows every session, finds the live ones, brings the others to life on first use.
+
+Addressing is virtual, as in Orleans: a session that is stored can always be spoken to, whether or not its actor is in memory. A
+passivated session costs one index entry. All of this is sync: an actor takes commands while it is still loading.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+
+import attrs
+import structlog
+import trio
+
+from actors import messages as say
+from actors.ids import Principal, SessionId
+from actors.session import SessionActor
+from actors.snapshots import to_header
+from actors.state import SessionState
+from actors.supervisor import ChildSpec, supervise
+from actors.surroundings import Surroundings
+from persistence.records import SnapshotHeader, Tombstone
+from persistence.writer import Receipt
+
+log = structlog.get_logger("outlast.registry")
+
+# Reasons for being uninitialized that are about the session itself. The others (key_missing, too_new, store_error,
+# upstream_down) may be our own fault: a session is never reaped for them.
+REAPED_REASONS = frozenset({"upstream_rejected", "auth_gone", "crash_loop", "corrupt"})
+
+
+QUIET_POLL_SECONDS = 0.05  # a stop may take this much longer; watching every call for it would cost each call
+
+
+class SessionNotFound(Exception):
+    """There is no such session, or it belongs to somebody else, or it has ended: from outside these are the same."""
+
+
+class TooManySessions(Exception):
+    """As many sessions exist as may; ended or expired ones make room."""
+
+
+class Draining(Exception):
+    """The runtime is going down: nothing new is taken. Try again in a moment."""
+
+
+@attrs.frozen
+class RegistryStatistics:
+    """How many sessions there are, by where they are."""
+
+    sessions: int
+    resident: int
+    uninitialized: int
+    turned_away: int  # not created, because there were too many
+
+
+class Registry:
+    """All sessions of a runtime."""
+
+    def __init__(self, shared: Surroundings, nursery: trio.Nursery, *, sessions_max: int) -> None:
+        self.shared = shared
+        self._nursery = nursery
+        self._sessions_max = sessions_max
+        self._index: dict[SessionId, SnapshotHeader] = {}
+        self._residents: dict[SessionId, SessionActor] = {}
+        self._turned_away = 0
+        self._draining = False
+        self._all_gone = trio.Event()
+
+    # ---- the index ----
+
+    def learn(self, headers: Iterable[SnapshotHeader]) -> None:
+        """Add stored sessions to the index. Repeated strings are shared: an entry is to cost a few hundred bytes."""
+        shared: dict[str, str] = {}
+        intern = sys.intern
+        for header in headers:
+            owner = shared.setdefault(header.owner, header.owner)
+            self._index[SessionId(header.session_id)] = SnapshotHeader(
+                header.session_id,
+                header.revision,
+                intern(header.server_id),
+                owner,
+                intern(header.failure),
+                header.last_active_unix_s,
+                header.expires_unix_s,
+            )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def headers(self) -> Iterator[SnapshotHeader]:
+        """Give every session's header as last known, in no order. Do not wait while iterating."""
+        return iter(self._index.values())
+
+    def residents(self) -> list[SessionActor]:
+        """Give the live actors."""
+        return list(self._residents.values())
+
+    def _changed(self, state: SessionState) -> None:
+        if state.closed:
+            self._index.pop(state.session_id, None)
+        elif state.opened:
+            self._index[state.session_id] = to_header(state)
+
+    # ---- finding ----
+
+    def create(self, state: SessionState) -> SessionActor:
+        """Begin a session. It is in the index, and can be found, once its opening is durable.
+
+        Raises:
+          TooManySessions, Draining
+        """
+        if self._draining:
+            raise Draining("shutting down")
+        if max(len(self._index), len(self._residents)) >= self._sessions_max:
+            self._turned_away += 1
+            raise TooManySessions(f"{self._sessions_max} sessions exist already")
+        return self._start(state.session_id, fresh=state)
+
+    def find(self, session_id: SessionId, principal: Principal) -> SessionActor:
+        """Give the session's actor, brought to life if need be.
+
+        A session that is uninitialized for good, or past its time, is removed by this access.
+
+        Raises:
+          SessionNotFound: unknown, ended, expired, uninitialized, or another principal's.
+          Draining
+        """
+        header = self._index.get(session_id)
+        if header is None or header.owner != principal.digest:
+            raise SessionNotFound("no such session")
+        actor = self._residents.get(session_id)
+        if header.failure in REAPED_REASONS or (
+            actor is None and header.expires_unix_s <= self.shared.clock.now_unix_s()
+        ):
+            self.remove(session_id, header.failure or "expired")
+            raise SessionNotFound("no such session")
+        if actor is None:
+            if self._draining:
+                raise Draining("shutting down")
+            actor = self._start(session_id)
+        return actor
+
+    def resident(self, session_id: SessionId) -> SessionActor | None:
+        """Give the session's actor if it is in memory."""
+        return self._residents.get(session_id)
+
+    def activate(self, session_id: SessionId) -> SessionActor | None:
+        """Bring a session to life whoever owns it (restoring); None if there is no such session."""
+        if session_id not in self._index or self._draining:
+            return None
+        return self._residents.get(session_id) or self._start(session_id)
+
+    def _start(self, session_id: SessionId, *, fresh: SessionState | None = None) -> SessionActor:
+        actor = SessionActor(session_id, self.shared, fresh=fresh, changed=self._changed)
+        self._residents[session_id] = actor
+        self._nursery.start_soon(self._run, actor)
+        return actor
+
+    async def _run(self, actor: SessionActor) -> None:
+        def gave_up(error: Exception) -> None:
+            self._abandon(actor.session_id, "crash_loop")
+
+        try:
+            await supervise(ChildSpec(f"session {actor.session_id[:6]}", actor.run, gave_up=gave_up))
+        finally:
+            if self._residents.get(actor.session_id) is actor:
+                del self._residents[actor.session_id]
+            if not self._residents:
+                self._all_gone.set()
+        if actor.load_failure:
+            self._abandon(actor.session_id, actor.load_failure)
+
+    def _abandon(self, session_id: SessionId, reason: str) -> None:
+        """Mark a session uninitialized whose actor could not live. Its stored record stays as it is.
+
+        The mark is in the index only: after a restart of the process the session is tried again, once.
+        """
+        header = self._index.get(session_id)
+        log.error("session is uninitialized", session=session_id[:6], reason=reason)
+        if header is not None:
+            self._index[session_id] = attrs.evolve(header, failure=reason)
+
+    # ---- removing ----
+
+    def remove(self, session_id: SessionId, reason: str) -> None:
+        """End a session from our side (expired, uninitialized, an operator's wish), soon and without waiting."""
+        actor = self._residents.get(session_id)
+        if actor is not None and actor.is_loaded:
+            actor.tell(say.Close(0, reason))
+            return
+        header = self._index.pop(session_id, None)
+        if header is None:
+            return
+        tombstone = Tombstone(session_id, reason, self.shared.clock.now_unix_s())
+
+        def receipt(receipt: Receipt) -> None:
+            if receipt.failure is not None and header is not None:
+                self._index.setdefault(session_id, header)  # there was no room even for that: the reaper tries again
+
+        self.shared.writer.bury(tombstone, receipt)
+
+    # ---- the end ----
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self) -> None:
+        """Take no new sessions from now on, and bring none to life."""
+        self._draining = True
+
+    async def wait_quiet(self) -> None:
+        """Wait until nobody waits for an answer any more. Cancellation: safe."""
+        while any(actor.is_loaded and actor.state.busy for actor in self._residents.values()):
+            await trio.sleep(QUIET_POLL_SECONDS)
+
+    async def stop_actors(self) -> None:
+        """Have every actor leave memory, and wait until they have.
+
+        Cancellation: safe; actors that are still there are cancelled with their nursery.
+        """
+        self.drain()
+        for actor in self.residents():
+            actor.stop("the gateway is restarting; try again in a moment")
+        while self._residents:
+            self._all_gone = trio.Event()
+            await self._all_gone.wait()
+
+    def statistics(self) -> RegistryStatistics:
+        """Count the sessions."""
+        uninitialized = sum(1 for header in self._index.values() if header.failure)
+        return RegistryStatistics(len(self._index), len(self._residents), uninitialized, self._turned_away)

@@ -1,0 +1,274 @@
+"""open_runtime: the session runtime as a nursery API. Start order and stop order are readable here, in one function."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import structlog
+import trio
+
+from actors import messages as say
+from actors.clock import SteadyClock
+from actors.connecting import Backoff
+from actors.handle import SessionHandle, SessionUnavailable
+from actors.ids import ANONYMOUS, SESSION_ID_RANDOM_BYTES, Principal, SessionId, mint_session_id
+from actors.link import Connect
+from actors.nothing import connect_to_nothing
+from actors.overdue import Timekeeper
+from actors.reaper import Reaper, ReaperRules
+from actors.registry import Registry
+from actors.restorer import RestoreProgress, Restorer
+from actors.state import Limits, LogState, SessionState
+from actors.supervisor import ChildSpec, Restart, supervise
+from actors.surroundings import Surroundings
+from persistence.opening import open_store
+from persistence.store import Store
+from persistence.writer import Writer
+
+log = structlog.get_logger("outlast.runtime")
+
+
+@attrs.frozen(kw_only=True)
+class RuntimeOptions:
+    """How a runtime behaves. All have good defaults."""
+
+    limits: Limits = Limits()  # of one session
+    sessions_max: int = 100_000
+    resident_sessions_max: int = 10_000  # how many the restorer brings to life; others live on first use
+    session_ttl_seconds: float = 24 * 3600.0  # from the last activity
+    reaper_rules: ReaperRules = ReaperRules()
+    restore: bool = True  # bring stored sessions to life in the background
+    restore_permits: int = 64
+    restore_permits_per_server: int = 8
+    connect_seconds_max: float = 10.0  # for one attempt to open a link
+    backoff: Backoff = Backoff()  # between attempts
+    stop_seconds_max: float = 5.0  # for the actors to leave, and again for the last flush
+    gate_open_always: bool = False  # a negative control for tests: replies outrun their commits, a crash loses facts
+
+
+class Runtime:
+    """A running session runtime."""
+
+    def __init__(self, shared: Surroundings, registry: Registry, options: RuntimeOptions) -> None:
+        self._shared = shared
+        self._options = options
+        self.registry = registry
+        self.restorer: Restorer | None = None
+        self.reaper: Reaper | None = None
+
+    @property
+    def store(self) -> Store:
+        return self._shared.store
+
+    @property
+    def writer(self) -> Writer:
+        return self._shared.writer
+
+    def session(self, session_id: str, *, principal: Principal = ANONYMOUS) -> SessionHandle:
+        """Give a session by its id; whether it exists shows at the first use."""
+        return SessionHandle(self.registry, SessionId(session_id), principal)
+
+    def begin(
+        self,
+        *,
+        server_id: str = "",
+        principal: Principal = ANONYMOUS,
+        ttl_seconds: float | None = None,
+        client_transport: str = "embedded",
+        upstream_transport: str = "embedded",
+        context: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Beginning:
+        """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
+
+        Raises:
+          TooManySessions, Draining
+        """
+        now_unix_s = self._shared.clock.now_unix_s()
+        state = SessionState(
+            session_id=mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
+            server_id=server_id,
+            principal=principal,
+            created_unix_s=now_unix_s,
+            last_active_unix_s=now_unix_s,
+            ttl_seconds=self._options.session_ttl_seconds if ttl_seconds is None else ttl_seconds,
+            client_transport=client_transport,
+            upstream_transport=upstream_transport,
+            log=LogState(epoch=int.from_bytes(secrets.token_bytes(4), "big")),
+            context=context or {},
+            metadata=metadata or {},
+        )
+        handle = SessionHandle(self.registry, state.session_id, principal)
+        return Beginning(handle, self.registry.create(state).ask)
+
+    async def create(
+        self,
+        *,
+        server_id: str = "",
+        principal: Principal = ANONYMOUS,
+        ttl_seconds: float | None = None,
+        context: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> SessionHandle:
+        """Make a session; it is durable on return.
+
+        Args:
+          server_id: which kind of upstream it talks to; for `connect`, and for permits per upstream.
+          principal: who owns it; to anyone else it does not exist.
+          ttl_seconds: how long it is kept after its last activity; None: the runtime's default.
+          context, metadata: builtins to keep with it.
+
+        Raises:
+          TooManySessions, Draining, SessionUnavailable
+        """
+        beginning = self.begin(
+            server_id=server_id, principal=principal, ttl_seconds=ttl_seconds, context=context, metadata=metadata
+        )
+        outcome = await beginning.ask(say.Create).wait()
+        if isinstance(outcome, say.NotDone):
+            raise SessionUnavailable(outcome.detail)
+        return beginning.session
+
+    async def settled(self) -> None:
+        """Wait until everything said so far, soft facts too, is durable."""
+        await self._shared.writer.flush()
+
+
+@attrs.frozen(eq=False)
+class Beginning:
+    """A session that is being made: `ask` reaches its actor before it can be found by others."""
+
+    session: SessionHandle
+    ask: Callable[[Callable[[int], say.Command]], Any]
+
+
+@asynccontextmanager
+async def open_runtime(
+    store: str | Store = "sqlite:./data/outlast.db",
+    *,
+    connect: Connect | None = None,
+    options: RuntimeOptions = RuntimeOptions(),
+    progress: Callable[[RestoreProgress], None] = lambda _: None,
+) -> AsyncIterator[Runtime]:
+    """Run a session runtime for the length of a block.
+
+    Args:
+      store: a store URL (`memory:`, `sqlite:PATH`), or an open store, of which this takes the responsibility for closing.
+      connect: opens a session's link; None: sessions talk to nothing (they still have values and events).
+      options: how it behaves.
+      progress: told how far restoring has come.
+
+    Raises:
+      StoreUrlInvalid, StoreInvalid, StoreInUse, StoreUnavailable: before the block.
+      StoreBroken, FenceLost: out of the block, which is cancelled: the process must stop acknowledging, and end.
+
+    Cancellation: actors leave memory and what was said is flushed, within `stop_seconds_max` each, before it passes on.
+    """
+    kept = await open_store(store) if isinstance(store, str) else store
+    raised: BaseException | None = None
+    try:
+        fence = await kept.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
+        writer = Writer(kept, fence)
+        async with trio.open_nursery() as keeping:
+            await keeping.start(writer.run)
+            timekeeper = Timekeeper()
+            keeping.start_soon(supervise, ChildSpec("timekeeper", timekeeper.run, Restart.PERMANENT))
+            async with trio.open_nursery() as links, trio.open_nursery() as living:
+                shared = Surroundings(
+                    kept,
+                    writer,
+                    SteadyClock(),
+                    timekeeper,
+                    links,
+                    connect if connect is not None else connect_to_nothing,
+                    options.limits,
+                    connect_seconds_max=options.connect_seconds_max,
+                    backoff=options.backoff,
+                    gate_open_always=options.gate_open_always,
+                )
+                registry = Registry(shared, living, sessions_max=options.sessions_max)
+                await _index(kept, registry)
+                runtime = Runtime(shared, registry, options)
+                _start_keepers(runtime, options, keeping, progress, restore=options.restore and connect is not None)
+                try:
+                    yield runtime
+                except BaseException as error:
+                    raised = error
+                    raise
+                finally:
+                    with trio.move_on_after(options.stop_seconds_max, shield=True):
+                        await registry.stop_actors()
+                    living.cancel_scope.cancel()
+                    links.cancel_scope.cancel()
+            with trio.move_on_after(options.stop_seconds_max, shield=True) as last_flush:
+                await writer.flush()
+            if last_flush.cancelled_caught:
+                log.error("the last flush did not end in time", seconds=options.stop_seconds_max)
+            keeping.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # Nurseries wrap what leaves them; what the block itself raised comes out as it was raised.
+        if raised is not None and all(cause is raised for cause in leaves(group)):
+            raise raised from raised.__cause__
+        raise
+    finally:
+        with trio.move_on_after(options.stop_seconds_max, shield=True):
+            await kept.aclose()
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Give the single errors of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+async def _index(store: Store, registry: Registry) -> None:
+    after: int | None = 0
+    while after is not None:
+        headers, after = await store.scan(after=after)
+        registry.learn(headers)
+
+
+def _start_keepers(
+    runtime: Runtime,
+    options: RuntimeOptions,
+    nursery: trio.Nursery,
+    progress: Callable[[RestoreProgress], None],
+    *,
+    restore: bool,
+) -> None:
+    """Start what looks after the sessions; each supervised, so that none can die unnoticed."""
+    runtime.reaper = Reaper(runtime.registry, options.reaper_rules)
+    nursery.start_soon(supervise, ChildSpec("reaper", runtime.reaper.run, Restart.PERMANENT))
+    if restore:
+        runtime.restorer = Restorer(
+            runtime.registry,
+            permits=options.restore_permits,
+            permits_per_server=options.restore_permits_per_server,
+            sessions_max=options.resident_sessions_max,
+            progress=progress,
+        )
+        nursery.start_soon(supervise, ChildSpec("restorer", runtime.restorer.run))
+
+
+async def run_runtime(
+    store: str | Store = "sqlite:./data/outlast.db",
+    *,
+    connect: Connect | None = None,
+    options: RuntimeOptions = RuntimeOptions(),
+    task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a session runtime inside a nursery of yours: ``runtime = await nursery.start(run_runtime, store)``.
+
+    Arguments and errors as `open_runtime`. Cancellation: stops it in order.
+    """
+    async with open_runtime(store, connect=connect, options=options) as runtime:
+        task_status.started(runtime)
+        await trio.sleep_forever()

@@ -1,0 +1,492 @@
+"""SessionActor: the one task that owns a live session.
+
+It awaits in one place, its mailbox. A turn is synchronous: decide, fold, hand hard events to the writer, and let the effects
+out through the gate. Everything that blocks lives elsewhere: in the writer, the links, the clients' handlers.
+
+Restart, crash, passivation and deploy take one road: settle the writer, load the snapshot, `Recovered`, go on. A crash
+forgets memory; nothing that left through the gate rests on what was forgotten.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import structlog
+import trio
+
+from actors import messages as say
+from actors.connecting import Connecting
+from actors.decide import decide
+from actors.event_log import EventLog, StreamReader
+from actors.gate import Gate, Held
+from actors.ids import SessionId
+from actors.inbox import LinkInbox
+from actors.link import Failure, Link, LinkLost
+from actors.mailbox import Mailbox, OneShot
+from actors.snapshots import from_snapshot, to_snapshot
+from actors.state import LinkPhase, SessionState, Stream
+from actors.surroundings import Surroundings
+from persistence.records import LogEntry, Tombstone, Trim
+from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
+from persistence.writer import Receipt, WriterBacklogFull
+
+log = structlog.get_logger("outlast.session")
+
+TURNS_PER_CHECKPOINT = 32  # a busy session lets the others run this often
+
+
+# ---- what the actor is told besides commands ----
+
+
+@attrs.frozen
+class _Settled:
+    receipt: Receipt
+
+
+@attrs.frozen
+class _Buried:
+    ticket: int
+    receipt: Receipt
+
+
+@attrs.frozen(eq=False)
+class _Linked:
+    by: Connecting
+    link: Link
+    inbox: LinkInbox
+
+
+@attrs.frozen(eq=False)
+class _Lost:
+    inbox: LinkInbox
+    detail: str
+
+
+@attrs.frozen
+class _Stop:
+    detail: str
+    only_if_idle: bool
+
+
+class StoreRefused(Exception):
+    """The store had no room for a commit: the actor goes back to what is durable, and what waited becomes an error."""
+
+
+class SessionActor:
+    """A live session. Made by the registry; runs in its own supervised task."""
+
+    def __init__(
+        self,
+        session_id: SessionId,
+        shared: Surroundings,
+        *,
+        fresh: SessionState | None = None,
+        changed: Callable[[SessionState], None],
+    ) -> None:
+        """
+        Args:
+          session_id: whose.
+          shared: what all sessions share.
+          fresh: the state of a session that is only now made; None to load it from the store.
+          changed: told of each new durable state, for the index.
+        """
+        self.session_id = session_id
+        self._shared = shared
+        self._fresh = fresh
+        self._changed = changed
+        self._mailbox: Mailbox[Any] = Mailbox(shared.mailbox_max)
+        self._tickets = itertools.count(1)
+        self._waiting: dict[int, OneShot[say.Outcome]] = {}
+        self._state: SessionState | None = None
+        self._log: EventLog | None = None
+        self._gate = Gate(0)
+        self._link: Link | None = None
+        self._inbox: LinkInbox | None = None
+        self._connecting: Connecting | None = None
+        self._ended = False
+        self._updating: trio.StrictFIFOLock | None = None
+        self._last_turn_seconds = trio.current_time()
+        self.load_failure = ""  # why its record could not be loaded, where that is for good
+
+    def __repr__(self) -> str:
+        return f"<SessionActor {self.session_id[:6]}… {'ended' if self._ended else 'live'}>"
+
+    # ---- asked from outside: sync, they never wait ----
+
+    @property
+    def state(self) -> SessionState:
+        """The session as it is now, durable or not: for the runtime itself, not for clients."""
+        assert self._state is not None
+        return self._state
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._state is not None
+
+    @property
+    def ended(self) -> bool:
+        """It takes nothing more; find it anew."""
+        return self._ended
+
+    @property
+    def wants_link(self) -> bool:
+        state = self._state
+        if self._ended or state is None or state.failure:
+            return False
+        return bool(not state.opened or state.busy or state.listening or state.connect_tickets)
+
+    def ask(self, make: Callable[[int], say.Command]) -> OneShot[say.Outcome]:
+        """Queue a command of the client's side; its outcome comes through the returned one-shot.
+
+        Raises:
+          MailboxFull: too much is queued; nothing was.
+        """
+        ticket = next(self._tickets)
+        self._mailbox.put(make(ticket))
+        outcome: OneShot[say.Outcome] = OneShot()
+        self._waiting[ticket] = outcome
+        return outcome
+
+    def tell(self, command: say.Command) -> None:
+        """Queue what the runtime or the link has to say."""
+        self._mailbox.put_system(command)
+
+    def overdue(self, ticket: int) -> None:
+        state = self._state
+        if state is not None and state.busy:
+            self._mailbox.put_system(say.Overdue(ticket))
+
+    def linked(self, by: Connecting, link: Link, inbox: LinkInbox) -> None:
+        """Take an opened link, and responsibility for closing it."""
+        inbox.link = link
+        self._mailbox.put_system(_Linked(by, link, inbox))
+
+    def link_lost(self, inbox: LinkInbox, detail: str) -> None:
+        """Take note that the link behind this inbox is gone."""
+        self._mailbox.put_system(_Lost(inbox, detail))
+
+    def stop(self, detail: str, *, only_if_idle: bool = False) -> None:
+        """Leave memory: what waits is told to try again, the record stays, the upstream keeps its session."""
+        self._mailbox.put_system(_Stop(detail, only_if_idle))
+
+    def idle_seconds(self) -> float:
+        """How long nothing has happened here; 0 while somebody waits, reads or writes."""
+        state = self._state
+        if state is None or state.busy or len(self._mailbox) or not self._gate.is_clear or self._waiting:
+            return 0.0
+        if state.connect_tickets or (self._log is not None and self._log.has_readers):
+            return 0.0
+        return trio.current_time() - self._last_turn_seconds
+
+    @property
+    def updating(self) -> trio.StrictFIFOLock:
+        """Held by whoever changes the application's values: updates of one session go one after the other."""
+        if self._updating is None:
+            self._updating = trio.StrictFIFOLock()
+        return self._updating
+
+    @property
+    def resumable(self) -> bool:
+        """Whether leaving memory costs nothing upstream."""
+        return self._link is None or self._link.resumable
+
+    def attach(self, stream_id: int, after: int, *, from_earliest: bool = False) -> StreamReader:
+        """Read a stream from this offset on; see `EventLog.attach`."""
+        assert self._log is not None
+        return self._log.attach(stream_id, after, from_earliest=from_earliest)
+
+    def stream(self, stream_id: int) -> Stream | None:
+        """Give one of the session's streams as it is now."""
+        return None if self._state is None else self._state.streams.get(stream_id)
+
+    # ---- the task ----
+
+    async def run(self) -> None:
+        """Live: load, recover, take turns until told to stop, or until the session ends.
+
+        Cancellation: safe at any point; memory is forgotten, as after a crash.
+        """
+        while not self._ended:
+            try:
+                await self._live()
+            except StoreRefused as refused:
+                log.warning("session goes back to what is durable", session=self.session_id[:6], why=str(refused))
+            finally:
+                self._forget_memory()
+
+    async def _live(self) -> None:
+        await self._come_to_life()
+        while not self._ended:
+            for _ in range(TURNS_PER_CHECKPOINT):
+                item = self._mailbox.get_nowait()
+                if item is None:
+                    await self._mailbox.wait()
+                    continue
+                self._take(item)
+                if self._ended:
+                    return
+            await trio.lowlevel.checkpoint()
+
+    async def _come_to_life(self) -> None:
+        if self._fresh is not None:
+            state, self._fresh = self._fresh, None
+            self._adopt(state)
+            return
+        try:
+            await self._shared.writer.settle(self.session_id)
+            snapshot = await self._shared.store.load(self.session_id)
+        except StoreUnavailable as error:
+            self._end(say.NotDone(say.Problem.UNAVAILABLE, f"the store does not answer: {error}"))
+        except SnapshotTooNew as error:
+            self._end(say.NotDone(say.Problem.UNAVAILABLE, str(error)))
+        except SnapshotCorrupt as error:
+            self.load_failure = "corrupt"
+            self._end(say.NotDone(say.Problem.UNINITIALIZED, str(error)))
+        else:
+            if snapshot is None:  # a crash before the first commit, or a removal beside us
+                self._end(say.NotDone(say.Problem.UNINITIALIZED, "there is no such session any more"))
+                return
+            self._adopt(from_snapshot(snapshot))
+            self._decide(say.Recovered())
+
+    def _end(self, outcome: say.NotDone) -> None:
+        """Take nothing more, and say so to whoever waits."""
+        self._ended = True
+        waiting, self._waiting = self._waiting, {}
+        for one_shot in waiting.values():
+            one_shot.set(outcome)
+
+    def _adopt(self, state: SessionState) -> None:
+        self._state = state
+        self._gate = Gate(state.revision, open_always=self._shared.gate_open_always)
+        self._log = EventLog(self.session_id, self._shared.store.read_log, durable_through=state.log.next_sequence - 1)
+
+    def _forget_memory(self) -> None:
+        """Let go of everything that a next incarnation must not inherit.
+
+        What is queued goes too: whoever sent it is told to try again, so it must not be done later as well.
+        """
+        self._close_link(end_session=False)
+        if self._log is not None:
+            self._log.end_readers()
+        self._log = None
+        self._state = None
+        self._mailbox.clear()
+        waiting, self._waiting = self._waiting, {}
+        for one_shot in waiting.values():
+            one_shot.set(say.NotDone(say.Problem.UNAVAILABLE, "the session was interrupted; try again"))
+
+    def _take(self, item: object) -> None:
+        """One turn."""
+        self._last_turn_seconds = trio.current_time()
+        if isinstance(item, _Settled):
+            self._settled(item.receipt)
+        elif isinstance(item, _Linked):
+            self._linked(item)
+        elif isinstance(item, _Lost):
+            if item.inbox is self._inbox:
+                self._close_link(end_session=False)
+                self._decide(say.LinkDown(item.detail))
+        elif isinstance(item, _Stop):
+            self._stop(item)
+        elif isinstance(item, _Buried):
+            self._buried(item)
+        else:
+            self._decide(item)  # type: ignore[arg-type]
+
+    def _decide(self, command: say.Command) -> None:
+        before = self.state
+        decision = decide(before, command, now_unix_s=self._shared.clock.now_unix_s(), limits=self._shared.limits)
+        state = self._state = decision.state
+        if not decision.events:
+            self._let_out(decision.effects)
+            return
+        hard = False
+        for event in decision.events:
+            hard = hard or event.hard
+        if hard and not state.closed:
+            self._submit(before, decision.events)
+        elif state.opened and not state.closed:
+            self._shared.writer.submit_soft(self.session_id, state.revision, self._freeze(state))
+        self._let_out(decision.effects)
+
+    def _submit(self, before: SessionState, events: Sequence[say.Event]) -> None:
+        state = self.state
+        entries = tuple(self._entries(events))
+        assert self._log is not None
+        for entry in entries:
+            self._log.append(entry)
+        trim = None
+        if state.log.trimmed_through > before.log.trimmed_through:
+            trim = Trim(self.session_id, state.log.trimmed_through)
+        self._gate.require(state.revision)
+        try:
+            self._shared.writer.submit(
+                self.session_id,
+                state.revision,
+                self._freeze(state),
+                entries=entries,
+                trim=trim,
+                receipt=self._receipt,
+            )
+        except WriterBacklogFull as full:
+            raise StoreRefused(str(full)) from full
+
+    def _freeze(self, state: SessionState) -> Callable[[], Any]:
+        return lambda: to_snapshot(state)
+
+    def _entries(self, events: Sequence[say.Event]) -> list[LogEntry]:
+        return [
+            LogEntry(self.session_id, e.sequence, e.stream, e.offset, e.at_unix_s, e.body)
+            for e in events
+            if isinstance(e, say.MessageLogged)
+        ]
+
+    def _receipt(self, receipt: Receipt) -> None:
+        self._mailbox.put_system(_Settled(receipt))
+
+    def _settled(self, receipt: Receipt) -> None:
+        if receipt.failure is not None:
+            raise StoreRefused(f"the store could not keep a commit: {receipt.failure}") from receipt.failure
+        for held in self._gate.settle(receipt.revision):
+            self._release(held)
+        self._changed(self.state)
+
+    def _release(self, held: Held) -> None:
+        assert self._log is not None
+        self._log.release(held.log_through)
+        for effect in held.effects:
+            self._do(effect)
+
+    def _let_out(self, effects: Sequence[say.Effect]) -> None:
+        if self._gate.is_clear:
+            for effect in effects:
+                self._do(effect)
+            return
+        log_through = self.state.log.next_sequence - 1
+        if self._gate.passes():
+            self._release(Held(0, log_through, effects))
+        else:
+            self._gate.hold(log_through, effects)
+
+    # ---- effects ----
+
+    def _do(self, effect: say.Effect) -> None:
+        _EFFECTS[type(effect)](self, effect)
+
+    def _reply(self, effect: say.Reply) -> None:
+        one_shot = self._waiting.pop(effect.ticket, None)
+        if one_shot is not None:
+            one_shot.set(effect.outcome)
+
+    def _send_upstream(self, effect: say.SendUpstream) -> None:
+        if self._link is not None:
+            try:
+                self._link.send(effect.message, effect.ticket)
+            except LinkLost as lost:
+                detail = str(lost)
+            else:
+                return
+        else:
+            detail = "the link was closed before this could be sent"
+        self._mailbox.put_system(say.Refused(effect.ticket, Failure.NOT_SENT, detail))
+
+    def _cancel_upstream(self, effect: say.CancelUpstream) -> None:
+        if self._link is not None:
+            self._link.cancel(effect.request_id, effect.reason)
+
+    def _watch(self, effect: say.Watch) -> None:
+        self._shared.timekeeper.watch(self, effect.ticket, effect.seconds)
+
+    def _open_link(self, effect: say.OpenLink) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        nursery = self._shared.link_nursery
+        self._connecting = Connecting(
+            self._shared.connect,
+            nursery,
+            self,
+            attempt_seconds_max=self._shared.connect_seconds_max,
+            backoff=self._shared.backoff,
+        )
+        nursery.start_soon(self._connecting.run)
+
+    def _listen_upstream(self, effect: say.ListenUpstream) -> None:
+        if self._link is not None:
+            self._link.listen()
+
+    def _on_close_link(self, effect: say.CloseLink) -> None:
+        self._close_link(end_session=effect.end_session)
+
+    def _bury(self, effect: say.Bury) -> None:
+        tombstone = Tombstone(self.session_id, effect.reason, self._shared.clock.now_unix_s())
+        ticket = effect.ticket
+
+        def receipt(receipt: Receipt) -> None:
+            self._mailbox.put_system(_Buried(ticket, receipt))
+
+        self._shared.writer.bury(tombstone, receipt)
+
+    def _discard(self, effect: say.Discard) -> None:
+        self._close_link(end_session=True)
+        self._end(say.NotDone(say.Problem.UNINITIALIZED, "the session was never opened"))
+
+    # ---- the link, the end ----
+
+    def _linked(self, item: _Linked) -> None:
+        if item.by is not self._connecting:  # it was called off in the meantime
+            item.inbox.close()
+            item.link.close(end_session=False)
+            return
+        self._connecting = None
+        self._link, self._inbox = item.link, item.inbox
+        if item.inbox.is_closed:  # lost again before it was ever used
+            self._close_link(end_session=False)
+            self._decide(say.LinkDown("the link was lost while it was opened"))
+        else:
+            self._decide(say.LinkUp(item.link.established))
+
+    def _close_link(self, *, end_session: bool) -> None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        link, self._link = self._link, None
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            inbox.close()
+        if link is not None:
+            link.close(end_session=end_session)
+
+    def _stop(self, item: _Stop) -> None:
+        if item.only_if_idle and not self._may_leave():
+            return
+        self._changed(self.state)
+        self._end(say.NotDone(say.Problem.UNAVAILABLE, item.detail))
+
+    def _may_leave(self) -> bool:
+        state = self.state
+        readers = self._log is not None and self._log.has_readers
+        return not (state.busy or self._waiting or len(self._mailbox) or readers) and self._gate.is_clear
+
+    def _buried(self, item: _Buried) -> None:
+        if item.receipt.failure is not None:
+            raise StoreRefused(f"the store could not keep a removal: {item.receipt.failure}") from item.receipt.failure
+        self._reply(say.Reply(item.ticket, say.Accepted()))
+        self._changed(self.state)
+        self._end(say.NotDone(say.Problem.UNINITIALIZED, "the session was ended"))
+
+
+_EFFECTS: dict[type, Callable[[SessionActor, Any], None]] = {
+    say.Reply: SessionActor._reply,
+    say.SendUpstream: SessionActor._send_upstream,
+    say.CancelUpstream: SessionActor._cancel_upstream,
+    say.Watch: SessionActor._watch,
+    say.OpenLink: SessionActor._open_link,
+    say.ListenUpstream: SessionActor._listen_upstream,
+    say.CloseLink: SessionActor._on_close_link,
+    say.Bury: SessionActor._bury,
+    say.Discard: SessionActor._discard,
+}

@@ -1,0 +1,31 @@
+"""What all session actors of one runtime share: the store and its writer, time, links, limits."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from actors.clock import SteadyClock
+from actors.connecting import Backoff
+from actors.link import Connect
+from actors.overdue import Timekeeper
+from actors.state import Limits
+from persistence.store import Store
+from persistence.writer import Writer
+
+
+@attrs.frozen(eq=False)
+class Surroundings:
+    """Made once, by `open_runtime`."""
+
+    store: Store
+    writer: Writer
+    clock: SteadyClock
+    timekeeper: Timekeeper
+    link_nursery: trio.Nursery  # where links and efforts to open them run
+    connect: Connect
+    limits: Limits = Limits()
+    mailbox_max: int = 64  # commands of clients queued for one session
+    connect_seconds_max: float = 10.0  # for one attempt to open a link
+    backoff: Backoff = Backoff()
+    gate_open_always: bool = False  # the negative control of the tests; see actors/gate.py

@@ -1,0 +1,189 @@
+"""serve: the whole gateway, wired from settings. Start order is reverse stop order, readable in one function.
+
+Sockets are bound first, so that a port in use stops the start before anything is written. Then the store, the writer, the
+index, and clients are served at once; sessions are restored behind that. To stop: not ready any more, accept nothing, have
+listening clients reconnect elsewhere, give calls in flight their time, let the actors leave memory, flush, close the store.
+Upstream sessions are not ended: they are to be resumed.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+
+import attrs
+import structlog
+import trio
+
+from actors.reaper import ReaperRules
+from actors.runtime import Runtime, RuntimeOptions, open_runtime
+from actors.state import Limits
+from outlast.progress import restoring_progress
+from outlast.settings import Settings
+from outlast.upstreams import Upstreams, upstream_transport
+from transport.asgi import asgi_app
+from transport.clients.streamable_http import StreamableHttpOptions
+from transport.gateway import Gateway
+from transport.guard import make_policy
+from transport.handler import HttpLimits
+from transport.server import HttpServer, open_listeners, serve_http
+from transport.upstreams.http_pool import HttpPool
+
+log = structlog.get_logger("outlast.serving")
+
+LAST_ANSWERS_SECONDS = 1.0  # for connections to send what they have, once the actors are gone
+
+
+@attrs.frozen
+class Serving:
+    """The gateway is ready."""
+
+    url: str
+    sessions_restored: int
+    sessions_uninitialized: int
+    seconds: float
+
+
+async def serve(
+    settings: Settings,
+    *,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the gateway until `stop` is set; then drain and return.
+
+    Args:
+      settings: all that can be chosen.
+      stop: set it to stop the gateway in order; None: cancel the task instead, which skips the grace for calls.
+      task_status: is given a `Serving` when clients can connect.
+
+    Raises:
+      OSError: the address cannot be listened on. Nothing was written.
+      StoreInUse, StoreInvalid, StoreUnavailable: the store cannot be used. Nothing was written.
+      StoreBroken, FenceLost: while running; the process is to end.
+    """
+    begun = trio.current_time()
+    listen = settings.listen
+    listeners = await open_listeners(listen.host, listen.port, write_seconds=settings.write_seconds_max)
+    async with AsyncExitStack() as opened:
+        opened.callback(_close_all, listeners)
+        upstreams = await opened.enter_async_context(trio.open_nursery())
+        pool = HttpPool()
+        await upstreams.start(pool.run)
+        opened.callback(upstreams.cancel_scope.cancel)
+        with _collector_off():
+            runtime = await opened.enter_async_context(
+                open_runtime(
+                    settings.store,
+                    connect=Upstreams(settings.servers, pool),
+                    options=_runtime_options(settings),
+                    progress=restoring_progress(),
+                )
+            )
+        gateway = _gateway(settings, runtime)
+        async with trio.open_nursery() as serving:
+            served = trio.Event()
+            server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
+            task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
+            await (trio.sleep_forever() if stop is None else stop.wait())
+            log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
+            await _drain(runtime, gateway, server, served, settings.shutdown_grace_seconds)
+
+
+async def _serve(
+    settings: Settings,
+    gateway: Gateway,
+    listeners: Sequence[socket.socket],
+    served: trio.Event,
+    *,
+    task_status: trio.TaskStatus[HttpServer],
+) -> None:
+    limits = HttpLimits(body_bytes_max=settings.body_bytes_max, write_seconds=settings.write_seconds_max)
+    await serve_http(
+        listeners,
+        gateway,
+        asgi_app=asgi_app(gateway, limits=limits),
+        is_hot=gateway.is_hot,
+        hot=settings.hot_road,
+        limits=limits,
+        connections_max=settings.connections_max,
+        task_status=task_status,
+    )
+    served.set()
+
+
+async def _drain(
+    runtime: Runtime, gateway: Gateway, server: HttpServer, served: trio.Event, grace_seconds: float
+) -> None:
+    """Stop in order; what does not end in its time is cut off, since nothing durable depends on a clean stop."""
+    gateway.drain()
+    server.stop()
+    with trio.move_on_after(grace_seconds):
+        await runtime.registry.wait_quiet()
+    with trio.move_on_after(LAST_ANSWERS_SECONDS):
+        await runtime.registry.stop_actors()
+    with trio.move_on_after(LAST_ANSWERS_SECONDS):
+        await served.wait()
+    server.abort()
+
+
+def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: float) -> Serving:
+    host, port = server.addresses[0]
+    shown = f"[{host}]" if ":" in host else host
+    statistics = runtime.registry.statistics()
+    restored = statistics.sessions - statistics.uninitialized
+    return Serving(f"http://{shown}:{port}", restored, statistics.uninitialized, seconds)
+
+
+def _gateway(settings: Settings, runtime: Runtime) -> Gateway:
+    return Gateway(
+        runtime,
+        {name: upstream_transport(target) for name, target in settings.servers.items()},
+        make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
+        options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+    )
+
+
+def _runtime_options(settings: Settings) -> RuntimeOptions:
+    return RuntimeOptions(
+        limits=Limits(
+            calls_in_flight_max=settings.calls_in_flight_max,
+            events_per_session_max=settings.events_per_session_max,
+            answer_json_within_seconds=settings.answer_json_within_seconds,
+            link_wait_seconds=settings.restore_wait_seconds,
+            call_seconds_max=settings.call_seconds_max,
+        ),
+        sessions_max=settings.sessions_max,
+        resident_sessions_max=settings.resident_sessions_max,
+        session_ttl_seconds=settings.session_ttl_seconds,
+        reaper_rules=ReaperRules(
+            passivate_after_seconds=settings.passivate_after_seconds,
+            passivate_unresumable_after_seconds=settings.stdio_idle_seconds,
+        ),
+        restore_permits=settings.restore_permits,
+        restore_permits_per_server=settings.restore_permits_per_server,
+        connect_seconds_max=settings.connect_seconds_max,
+    )
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Load the index with the cyclic garbage collector off, and leave what was loaded out of its rounds.
+
+    Collections over a growing heap that holds no garbage made restoring 100,000 sessions take 10 to 16 s in place of 2;
+    later, each full one would stop all sessions for seconds. (Measured; it is the process's own, so only `serve` does it.)
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 1000)
+        gc.enable()
+
+
+def _close_all(listeners: Sequence[socket.socket]) -> None:
+    for listener in listeners:
+        listener.close()

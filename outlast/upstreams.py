@@ -1,0 +1,48 @@
+"""The servers behind the gateway, as connectors: which server a session talks to, and how its link is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actors.link import Connect, ConnectFailed, Inbox, Link
+from actors.state import SessionState
+from outlast import targets
+from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.stdio import StdioConnector
+from transport.upstreams.streamable_http import StreamableHttpConnector
+
+
+def upstream_transport(target: targets.Target) -> str:
+    """Name the transport of a target, as sessions keep it."""
+    return "stdio" if isinstance(target, targets.StdioTarget) else "streamable-http"
+
+
+class Upstreams:
+    """Implements `actors.link.Connect` for all configured servers."""
+
+    def __init__(self, servers: Mapping[str, targets.Target], pool: HttpPool) -> None:
+        self._connectors: dict[str, Connect] = {name: _connector(target, pool) for name, target in servers.items()}
+
+    async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
+        """Open a link to the session's server.
+
+        Raises:
+          ConnectFailed: also for a server that is not configured any more. That may be our own mistake, so the session is
+            kept: it goes on when the server is back in the configuration.
+          ConnectRejected
+        """
+        connector = self._connectors.get(session.server_id)
+        if connector is None:
+            raise ConnectFailed(
+                f"no server named {session.server_id!r} is configured; add --server {session.server_id}=…"
+            )
+        return await connector(session, inbox)
+
+
+def _connector(target: targets.Target, pool: HttpPool) -> Connect:
+    match target:
+        case targets.HttpTarget(url=url):
+            return StreamableHttpConnector(pool, HttpTarget.parse(url))
+        case targets.StdioTarget(command=command):
+            return StdioConnector(command)

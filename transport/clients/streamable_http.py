@@ -1,0 +1,303 @@
+"""Streamable HTTP for clients: revisions 2025-03-26, 2025-06-18 and 2025-11-25 (and what 2024-11-05 clients send here).
+
+A call is answered as plain JSON if its answer comes first and soon; the session turns any other into a stream, whose events are
+durable before they are sent. This file knows HTTP and sessions, not how sessions live: it asks a handle, and carries outcomes.
+A client that goes away ends its connection, never its call.
+"""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.event_log import CursorLost, ReaderEnded
+from actors.handle import Reading, SessionHandle, SessionUnavailable
+from actors.ids import ANONYMOUS, EventId, InvalidEventId, Principal
+from actors.jsonrpc import RequestId
+from actors.registry import Draining, SessionNotFound, TooManySessions
+from actors.runtime import Runtime
+from persistence.records import LogEntry
+from persistence.store import SnapshotCorrupt, StoreUnavailable
+from transport import mcp, sse
+from transport.exchange import Exchange, Headers
+from transport.handler import JSON_HEADERS
+
+RETRY_AFTER_SECONDS = 1  # what waits briefly comes back soon; a client's own backoff does the rest
+CURSOR_LOST_STATUS = 410  # gone for good: another try with this cursor is of no use
+
+
+@attrs.frozen
+class StreamableHttpOptions:
+    keepalive_comment_seconds: float = 15.0
+    reconnect_milliseconds: int = 1000  # what clients are told to wait before they reconnect
+
+
+class StreamableHttp:
+    """Serves one MCP endpoint, in front of one server."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        server_id: str,
+        *,
+        upstream_transport: str,
+        options: StreamableHttpOptions = StreamableHttpOptions(),
+    ) -> None:
+        self._runtime = runtime
+        self._server_id = server_id
+        self._upstream_transport = upstream_transport
+        self._options = options
+        self._standalone: set[Reading] = set()
+
+    async def handle(self, exchange: Exchange, extra_headers: Headers = ()) -> None:
+        """Answer one request.
+
+        Args:
+          exchange: the request; answered when this returns.
+          extra_headers: added to every answer (CORS).
+
+        Raises:
+          ClientGone, BodyTooLarge, BodyTooSlow: as the exchange.
+        """
+        await _Answering(self, exchange, extra_headers, ANONYMOUS).run()
+
+    def end_standalone_streams(self) -> None:
+        """Have clients that only listen reconnect elsewhere, or later."""
+        for reading in list(self._standalone):
+            reading.end()
+
+
+class _Answering:
+    """One exchange, being answered."""
+
+    __slots__ = ("_exchange", "_extra", "_face", "_options", "_principal", "_runtime")
+
+    def __init__(self, face: StreamableHttp, exchange: Exchange, extra_headers: Headers, principal: Principal) -> None:
+        self._face = face
+        self._runtime = face._runtime
+        self._options = face._options
+        self._exchange = exchange
+        self._extra = extra_headers
+        self._principal = principal
+
+    async def run(self) -> None:
+        method = self._exchange.head.method
+        try:
+            if method == "POST":
+                await self._post()
+            elif method == "GET":
+                await self._get()
+            elif method == "DELETE":
+                await self._delete()
+            else:
+                await self._reject(mcp.METHOD_NOT_ALLOWED)
+        except SessionNotFound:
+            await self._reject(mcp.SESSION_NOT_FOUND)
+
+    async def _post(self) -> None:
+        exchange = self._exchange
+        body = await exchange.body()
+        route = mcp.classify_post(exchange.head.headers, body)
+        if isinstance(route, mcp.Request):
+            await self._request(route)
+        elif isinstance(route, mcp.Rejection):
+            await self._reject(route)
+        elif isinstance(route, mcp.Initialize):
+            await self._initialize(route)
+        else:
+            await self._pass_on(route)
+
+    # ---- requests ----
+
+    async def _request(self, route: mcp.Request) -> None:
+        session = self._session(route.session_id)
+        message = route.message
+
+        def make(ticket: int) -> say.Command:
+            return say.SendRequest(ticket, message, route.label, route.setup)
+
+        try:
+            outcome = await session.ask(make)
+        except SessionNotFound:
+            await self._reject(attrs.evolve(mcp.SESSION_NOT_FOUND, id=message.id))
+            return
+        except Draining:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        if isinstance(outcome, say.Answered):
+            await self._respond(200, outcome.message.raw, session.id)
+        elif isinstance(outcome, say.Streaming):
+            await self._stream_call(session, outcome.stream)
+        elif isinstance(outcome, say.NotDone):
+            await self._not_done(outcome, message.id)
+        else:  # withdrawn: a cancelled request gets no answer, but its HTTP request needs an end
+            await self._respond(202, b"", session.id)
+
+    async def _stream_call(self, session: SessionHandle, stream_id: int) -> None:
+        try:
+            reading = await session.read(None, stream=stream_id)
+            primed = mcp.wants_priming(self._exchange.head.headers, await _revision(session))
+        except (SessionUnavailable, CursorLost, Draining) as error:
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
+            return
+        await self._stream(session, reading, primed_by=reading.event_id(0) if primed else None)
+
+    async def _initialize(self, route: mcp.Initialize) -> None:
+        message, head = route.message, self._exchange.head
+        metadata = {name: head.headers[name] for name in ("user-agent", "origin") if name in head.headers}
+        try:
+            beginning = self._runtime.begin(
+                server_id=self._face._server_id,
+                principal=self._principal,
+                client_transport="streamable-http",
+                upstream_transport=self._face._upstream_transport,
+                metadata=metadata,
+            )
+        except (TooManySessions, Draining) as full:
+            await self._not_done(say.NotDone(say.Problem.OVERLOADED, str(full)), message.id)
+            return
+        outcome = await beginning.ask(lambda ticket: say.SendRequest(ticket, message, opens=True)).wait()
+        if isinstance(outcome, say.Answered):
+            # An id is minted for a session that exists, not for an attempt that the server has refused.
+            await self._respond(200, outcome.message.raw, "" if outcome.message.is_error else beginning.session.id)
+        else:
+            assert isinstance(outcome, say.NotDone), "an opening is answered or refused"
+            await self._not_done(outcome, message.id)
+
+    # ---- notifications and answers ----
+
+    async def _pass_on(self, route: mcp.Notification | mcp.Answer) -> None:
+        session = self._session(route.session_id)
+
+        def make(ticket: int) -> say.Command:
+            if isinstance(route, mcp.Answer):
+                return say.SendAnswer(ticket, route.message)
+            return say.SendNotification(ticket, route.message, route.cancels, route.confirms)
+
+        try:
+            outcome = await session.ask(make)
+        except Draining:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        if isinstance(outcome, say.NotDone):
+            await self._not_done(outcome, None)
+        else:
+            await self._respond(202, b"", session.id)
+
+    # ---- streams ----
+
+    async def _get(self) -> None:
+        route = mcp.classify_get(self._exchange.head.headers)
+        if isinstance(route, mcp.Rejection):
+            await self._reject(route)
+            return
+        session = self._session(route.session_id)
+        try:
+            session.actor()  # an unknown session before a bad cursor: 404 tells the client more than 400
+            cursor = None if route.last_event_id is None else EventId.read(session.id, route.last_event_id)
+            reading = await session.read(cursor, unshown=True)
+        except InvalidEventId as invalid:
+            await self._reject(mcp.Rejection(400, jsonrpc.INVALID_REQUEST, f"Last-Event-ID: {invalid}"))
+        except CursorLost as lost:
+            await self._reject(mcp.Rejection(CURSOR_LOST_STATUS, jsonrpc.INVALID_REQUEST, f"Last-Event-ID: {lost}"))
+        except (SessionUnavailable, Draining) as error:
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
+        else:
+            await self._stream(session, reading, primed_by=None)
+
+    async def _stream(self, session: SessionHandle, reading: Reading, *, primed_by: str | None) -> None:
+        """Send a stream: what is kept, then each event as it becomes durable, until it ends or the client goes."""
+        if reading.is_standalone:
+            self._face._standalone.add(reading)
+        try:
+            headers = (*sse.STREAM_HEADERS, _session_header(session.id), *self._extra)
+            await self._exchange.start_stream(200, headers)
+            if primed_by is not None:
+                await self._exchange.send(sse.encode_priming(primed_by, self._options.reconnect_milliseconds))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+                await self._send_events(reading)
+                nursery.cancel_scope.cancel()
+            await self._exchange.finish()
+        finally:
+            reading.close()
+            self._face._standalone.discard(reading)
+
+    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        await self._exchange.wait_gone()
+        scope.cancel()
+
+    async def _send_events(self, reading: Reading) -> None:
+        while True:
+            page: tuple[LogEntry, ...] | None = None
+            try:
+                with trio.move_on_after(self._options.keepalive_comment_seconds):
+                    page = tuple(await reading.next_page())
+            except (ReaderEnded, CursorLost, StoreUnavailable, SnapshotCorrupt):
+                # Taken over, or out of reach for now: the client comes back with its cursor, and is told then.
+                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
+                return
+            if page is None:
+                await self._exchange.send(sse.KEEP_ALIVE)
+                continue
+            if not page:
+                return
+            frames = [sse.encode_message(entry.body, reading.event_id(entry.offset)) for entry in page]
+            await self._exchange.send(b"".join(frames))
+            reading.shown(page[-1].offset)
+
+    # ---- the end of a session ----
+
+    async def _delete(self) -> None:
+        route = mcp.classify_delete(self._exchange.head.headers)
+        if isinstance(route, mcp.Rejection):
+            await self._reject(route)
+            return
+        session = self._session(route.session_id)
+        try:
+            outcome = await session.ask(lambda ticket: say.Close(ticket, "client"))
+        except Draining:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        if isinstance(outcome, say.NotDone):
+            await self._not_done(outcome, None)
+        else:
+            await self._exchange.respond(200, self._extra, b"")
+
+    # ---- answers ----
+
+    def _session(self, session_id: str) -> SessionHandle:
+        return self._runtime.session(session_id, principal=self._principal)
+
+    async def _respond(self, status: int, body: bytes, session_id: str) -> None:
+        headers: Headers = (*JSON_HEADERS, *self._extra)
+        if session_id:
+            headers = (_session_header(session_id), *headers)
+        await self._exchange.respond(status, headers, body)
+
+    async def _reject(self, rejection: mcp.Rejection) -> None:
+        headers = (*JSON_HEADERS, *rejection.headers, *self._extra)
+        await self._exchange.respond(rejection.status, headers, rejection.body)
+
+    async def _not_done(self, outcome: say.NotDone, request_id: RequestId | None) -> None:
+        status, code = _STATUSES[outcome.problem]
+        headers: Headers = ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),) if status == 503 else ()
+        await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
+
+
+_STATUSES = {
+    say.Problem.UNAVAILABLE: (503, jsonrpc.UPSTREAM_UNAVAILABLE),
+    say.Problem.OVERLOADED: (503, jsonrpc.OVERLOADED),
+    say.Problem.DUPLICATE: (400, jsonrpc.INVALID_REQUEST),
+    say.Problem.UNINITIALIZED: (404, jsonrpc.SESSION_NOT_FOUND),
+    say.Problem.REFUSED: (502, jsonrpc.INTERNAL_ERROR),
+    say.Problem.LOST: (502, jsonrpc.OUTCOME_UNKNOWN),
+}
+
+
+def _session_header(session_id: str) -> tuple[bytes, bytes]:
+    return (b"mcp-session-id", session_id.encode())
+
+
+async def _revision(session: SessionHandle) -> str:
+    handshake = (await session.state()).handshake
+    return mcp.REVISION_WITHOUT_HEADER if handshake is None else mcp.negotiated_revision(handshake.result)

@@ -1,0 +1,106 @@
+"""The gateway: which path is served by whom; what is asked before anything else; what happens when it stops.
+
+One handler for every request, whichever server carries it: `http1.py` on the hot road, hypercorn through `asgi.py` elsewhere.
+
+    /servers/{name}/mcp     Streamable HTTP
+    /mcp                    the same, when one server is configured
+    /healthz  /readyz       for load balancers and supervisors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from actors import jsonrpc
+from actors.runtime import Runtime
+from transport import guard
+from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
+from transport.exchange import Exchange, Headers, RequestHead
+from transport.handler import JSON_HEADERS, error_body
+
+_to_json = msgspec.json.Encoder().encode
+
+
+class Gateway:
+    """Answers exchanges. Call it as a handler."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        servers: Mapping[str, str],
+        policy: guard.Policy,
+        *,
+        options: StreamableHttpOptions = StreamableHttpOptions(),
+    ) -> None:
+        """
+        Args:
+          runtime: where the sessions live.
+          servers: name -> upstream transport of each server behind the gateway.
+          policy: whom the guard lets in.
+        """
+        self._runtime = runtime
+        self._policy = policy
+        self._draining = False
+        self._faces: dict[str, StreamableHttp] = {}
+        for name, upstream_transport in servers.items():
+            face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            self._faces[f"/servers/{name}/mcp"] = face
+            if len(servers) == 1:
+                self._faces["/mcp"] = face
+
+    def is_hot(self, head: RequestHead) -> bool:
+        """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""
+        return head.path in self._faces
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        head = exchange.head
+        refusal = guard.guard(head, self._policy)
+        if refusal is not None:
+            await exchange.respond(refusal.status, refusal.headers, refusal.body)
+            return
+        extra: Headers = ()
+        if "origin" in head.headers:
+            if guard.is_preflight(head):
+                await exchange.respond(204, guard.preflight_headers(head, self._policy), b"")
+                return
+            extra = guard.cors_headers(head, self._policy)
+        face = self._faces.get(head.path)
+        if face is not None:
+            await face.handle(exchange, extra)
+        else:
+            await self._operate(exchange, extra)
+
+    async def _operate(self, exchange: Exchange, extra: Headers) -> None:
+        head = exchange.head
+        if head.path not in ("/healthz", "/readyz"):
+            known = ", ".join(sorted(self._faces))
+            body = error_body(f"there is nothing at this path; MCP is served at {known}", jsonrpc.METHOD_NOT_FOUND)
+            await exchange.respond(404, (*JSON_HEADERS, *extra), body)
+        elif head.method not in ("GET", "HEAD"):
+            await exchange.respond(405, (*JSON_HEADERS, (b"allow", b"GET, HEAD"), *extra), error_body("use GET"))
+        elif head.path == "/healthz":
+            await exchange.respond(200, (*JSON_HEADERS, *extra), _to_json({"status": "alive"}))
+        else:
+            await self._ready(exchange, extra)
+
+    async def _ready(self, exchange: Exchange, extra: Headers) -> None:
+        reason = self._not_ready_reason()
+        status = {"status": "ready"} if not reason else {"status": "not ready", "reason": reason}
+        await exchange.respond(503 if reason else 200, (*JSON_HEADERS, *extra), _to_json(status))
+
+    def _not_ready_reason(self) -> str:
+        if self._draining:
+            return "draining"
+        if self._runtime.writer.statistics().outage_seconds:
+            return "the store does not answer"
+        return ""
+
+    def drain(self) -> None:
+        """Be ready no more, take no new sessions, and have clients that only listen reconnect elsewhere, or later."""
+        self._draining = True
+        self._runtime.registry.drain()
+        for face in set(self._faces.values()):
+            face.end_standalone_streams()

@@ -1,0 +1,271 @@
+"""What MCP says about a message, apart from any connection. Protocol revisions live here and nowhere else.
+
+Pure. `classify_post` and its neighbours climb a ladder of checks; the first that fails is the answer. Refusals are values,
+with the HTTP status and the JSON-RPC error that the client gets (MCP 2025-11-25, basic/transports, Streamable HTTP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import msgspec
+
+from actors import jsonrpc
+from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
+from actors.state import SetupChange
+
+HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+REVISION_WITHOUT_HEADER = "2025-03-26"  # what a missing MCP-Protocol-Version means, if nothing else tells
+PRIMED_SINCE = "2025-11-25"  # older clients would parse the empty data of a priming event as JSON
+
+SESSION_HEADER = "mcp-session-id"
+VERSION_HEADER = "mcp-protocol-version"
+CURSOR_HEADER = "last-event-id"
+
+
+@attrs.frozen
+class Rejection:
+    """A request that goes no further."""
+
+    status: int
+    code: int
+    reason: str
+    id: RequestId | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        return jsonrpc.error(self.id, self.code, self.reason).raw
+
+
+@attrs.frozen
+class Initialize:
+    """A client opens a session."""
+
+    message: Message
+
+
+@attrs.frozen
+class Request:
+    """A client's request in its session."""
+
+    session_id: str
+    message: Message
+    label: str  # the tool's name; "" for anything but a tool call
+    setup: SetupChange | None
+
+
+@attrs.frozen
+class Notification:
+    """A client's notification in its session."""
+
+    session_id: str
+    message: Message
+    cancels: RequestId | None
+    confirms: bool
+
+
+@attrs.frozen
+class Answer:
+    """A client's answer to a request of the server."""
+
+    session_id: str
+    message: Message
+
+
+@attrs.frozen
+class Tail:
+    """A client wants to read a stream: the standalone one, or the one whose event it names."""
+
+    session_id: str
+    last_event_id: str | None
+
+
+@attrs.frozen
+class End:
+    """A client ends its session."""
+
+    session_id: str
+
+
+def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a POST is.
+
+    The ladder: 1 content type (415), 2 accept (406), 3 JSON and JSON-RPC (400), 4 protocol version (400), 5 session id
+    (400). Whether the session exists (404) is for the registry to say.
+    """
+    if not _is_json(headers.get("content-type", "")):
+        return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+    if not _accepts(headers.get("accept", ""), "application/json", "text/event-stream"):
+        return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list both application/json and text/event-stream")
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    refusal = _check_version(headers, message.id if message.kind is Kind.REQUEST else None)
+    if refusal is not None:
+        return refusal
+    session_id = headers.get(SESSION_HEADER, "")
+    if message.method == "initialize" and message.kind is Kind.REQUEST:
+        return _classify_initialize(message, session_id)
+    if not session_id:
+        request_id = message.id if message.kind is Kind.REQUEST else None
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header", request_id)
+    return _classify_message(message, session_id)
+
+
+def _classify_initialize(message: Message, session_id: str) -> Initialize | Rejection:
+    if session_id:
+        return Rejection(
+            400,
+            jsonrpc.INVALID_REQUEST,
+            "initialize opens a new session: send it without an Mcp-Session-Id header",
+            message.id,
+        )
+    return Initialize(message)
+
+
+def _classify_message(message: Message, session_id: str) -> Request | Notification | Answer:
+    if message.kind is Kind.REQUEST:
+        return Request(session_id, message, _label(message), _setup(message))
+    if message.kind is Kind.NOTIFICATION:
+        confirms = message.method == "notifications/initialized"
+        return Notification(session_id, message, _cancels(message), confirms)
+    return Answer(session_id, message)
+
+
+def classify_get(headers: Mapping[str, str]) -> Tail | Rejection:
+    """Say what a GET is: 1 accept (406), 2 protocol version (400), 3 session id (400)."""
+    if not _accepts(headers.get("accept", ""), "text/event-stream"):
+        return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream")
+    refusal = _check_version(headers, None)
+    if refusal is not None:
+        return refusal
+    session_id = headers.get(SESSION_HEADER, "")
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header")
+    return Tail(session_id, headers.get(CURSOR_HEADER))
+
+
+def classify_delete(headers: Mapping[str, str]) -> End | Rejection:
+    """Say what a DELETE is: 1 protocol version (400), 2 session id (400)."""
+    refusal = _check_version(headers, None)
+    if refusal is not None:
+        return refusal
+    session_id = headers.get(SESSION_HEADER, "")
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header")
+    return End(session_id)
+
+
+METHOD_NOT_ALLOWED = Rejection(
+    405, jsonrpc.INVALID_REQUEST, "use GET, POST or DELETE", headers=((b"allow", b"GET, POST, DELETE"),)
+)
+SESSION_NOT_FOUND = Rejection(404, jsonrpc.SESSION_NOT_FOUND, "Session not found")
+
+
+def _check_version(headers: Mapping[str, str], request_id: RequestId | None) -> Rejection | None:
+    version = headers.get(VERSION_HEADER)
+    if version is None or version in HANDSHAKE_REVISIONS:
+        return None
+    supported = ", ".join(HANDSHAKE_REVISIONS)
+    reason = f"unsupported MCP-Protocol-Version {version[:40]!r}; supported: {supported}"
+    return Rejection(400, jsonrpc.INVALID_REQUEST, reason, request_id)
+
+
+def _is_json(content_type: str) -> bool:
+    if content_type == "application/json":
+        return True
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def _accepts(accept: str, *wanted: str) -> bool:
+    """Whether an Accept header lists each of these, by name or by a range (RFC 9110, 12.5.1)."""
+    if accept == "application/json, text/event-stream":  # what every SDK sends
+        return True
+    ranges = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    return all(bool(ranges & {kind, kind.partition("/")[0] + "/*", "*/*"}) for kind in wanted)
+
+
+# ---- looking into the messages that mean something to a session ----
+
+
+class _NameOnly(msgspec.Struct, gc=False):
+    name: str = ""
+    uri: str = ""
+
+
+class _NamedRequest(msgspec.Struct, gc=False):
+    params: _NameOnly | msgspec.UnsetType = msgspec.UNSET
+
+
+class _RequestIdOnly(msgspec.Struct, gc=False):
+    requestId: int | str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Cancellation(msgspec.Struct, gc=False):
+    params: _RequestIdOnly | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_named = msgspec.json.Decoder(_NamedRequest).decode
+_decode_cancellation = msgspec.json.Decoder(_Cancellation).decode
+
+
+def _named(message: Message) -> _NameOnly:
+    try:
+        params = _decode_named(message.raw).params
+    except msgspec.MsgspecError:
+        return _NameOnly()  # not for us to complain about: the upstream will
+    return _NameOnly() if params is msgspec.UNSET else params
+
+
+def _label(message: Message) -> str:
+    return (_named(message).name or "?") if message.method == "tools/call" else ""
+
+
+def _setup(message: Message) -> SetupChange | None:
+    """Which requests a re-initialized upstream must hear again: its log level and its subscriptions."""
+    if message.method == "logging/setLevel":
+        return SetupChange("logging/setLevel", keep=True)
+    if message.method in ("resources/subscribe", "resources/unsubscribe"):
+        uri = _named(message).uri
+        return SetupChange(f"resources/subscribe {uri}", keep=message.method == "resources/subscribe")
+    return None
+
+
+def _cancels(message: Message) -> RequestId | None:
+    if message.method != "notifications/cancelled":
+        return None
+    try:
+        params = _decode_cancellation(message.raw).params
+    except msgspec.MsgspecError:
+        return None
+    if params is msgspec.UNSET or params.requestId is msgspec.UNSET:
+        return None
+    return params.requestId
+
+
+class _VersionOnly(msgspec.Struct, gc=False):
+    protocolVersion: str = REVISION_WITHOUT_HEADER
+
+
+class _InitializeAnswer(msgspec.Struct, gc=False):
+    result: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_initialize_answer = msgspec.json.Decoder(_InitializeAnswer).decode
+
+
+def negotiated_revision(initialize_answer: bytes) -> str:
+    """Read the protocol revision from the answer to `initialize`."""
+    try:
+        result = _decode_initialize_answer(initialize_answer).result
+    except msgspec.MsgspecError:
+        return REVISION_WITHOUT_HEADER
+    return REVISION_WITHOUT_HEADER if result is msgspec.UNSET else result.protocolVersion
+
+
+def wants_priming(headers: Mapping[str, str], negotiated: str) -> bool:
+    """Whether this client takes priming events: since 2025-11-25, by the header, else by what was negotiated."""
+    return headers.get(VERSION_HEADER, negotiated) >= PRIMED_SINCE  # revisions are dates: they sort
