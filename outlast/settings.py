@@ -123,7 +123,7 @@ def _is_origin(text: str) -> bool:
 
 
 _STORE = Kind(_read_store, _shown_store, "URL")
-_HOSTS = texts("a host as in the Host header, such as mcp.example.com", _is_host_pattern)
+_HOSTS = texts("a host as in the Host header, such as mcp.example.com, or *", _is_host_pattern)
 _ORIGINS = texts("an origin such as https://app.example.com, null, or *", _is_origin)
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -240,10 +240,10 @@ class Settings:
         count(1, 10_000), 8, "sessions being restored at a time per server behind the gateway"
     )
     allowed_hosts: tuple[str, ...] = _setting(
-        _HOSTS, (), "further hosts by which clients may address the gateway (Host header)", flag=True
+        _HOSTS, (), "further names by which clients may address the gateway (Host header); *: any", flag=True
     )
     allowed_origins: tuple[str, ...] = _setting(
-        _ORIGINS, (), "further web origins whose pages may use the gateway (Origin header)", flag=True
+        _ORIGINS, (), "web origins whose pages may use the gateway, http://localhost:* for any port; *: all", flag=True
     )
     hot_road: bool = _setting(SWITCH, True, "MCP over HTTP/1.1 takes the fast path; false: all by hypercorn")
     log_level: str = _setting(choice(*_LEVELS), "info", f"the least urgent to log: {', '.join(_LEVELS)}", flag=True)
