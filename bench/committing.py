@@ -17,7 +17,7 @@ from time import perf_counter, time
 import attrs
 import trio
 
-from actors import runtime as runtime_of
+import outlast
 from actors.mailbox import OneShot
 from actors.snapshots import from_snapshot, to_snapshot
 from bench.latencies import Latencies
@@ -119,7 +119,7 @@ async def open_writer(path: Path, clients: int) -> AsyncIterator[Subject]:
 @contextlib.asynccontextmanager
 async def open_runtime(path: Path, clients: int) -> AsyncIterator[Subject]:
     """Open a runtime on a new SQLite store, as users do, and create a session for each client."""
-    async with runtime_of.open_runtime(f"sqlite:{path}") as runtime:
+    async with outlast.open_runtime(f"sqlite:{path}") as runtime:
         sessions = [await runtime.create(server_id="bench") for _ in range(clients)]
 
         async def commit(client: int, value: int) -> None:
