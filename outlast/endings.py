@@ -95,15 +95,11 @@ def _ending(error: BaseException, listen: Address, *, ready: bool) -> Ending | N
 
 def _about_store(error: stores.StoreError) -> str:
     match error:
-        case stores.StoreInUse():
-            return f"the store is in use: {error}"
         case stores.StoreUnavailable():
-            return f"the store cannot be reached: {error}"
+            return f"the store cannot be reached: {error}; see to it, or choose another with --store"
         case stores.StoreFull():
-            return f"the store has no room: {error}"
-        case stores.StoreInvalid():
-            return f"this store cannot be used, and was not touched: {error}"
-    return f"store: {error}"
+            return f"the store has no room: {error}; make room, or choose another with --store"
+    return f"store: {error}"  # what is in use, or no store, says itself what to do
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -94,7 +94,10 @@ SWITCH = Kind(_read_switch)
 def _read_directory(raw: object) -> Path:
     if not isinstance(raw, str | Path) or not str(raw) or "\0" in str(raw):
         raise Refused("it must be the path of a directory")
-    return Path(raw).expanduser()
+    try:
+        return Path(raw).expanduser()
+    except RuntimeError:  # "~somebody" whom this machine does not know
+        raise Refused("it begins with the home of a user that is not known here") from None
 
 
 DIRECTORY = Kind(_read_directory, metavar="PATH")

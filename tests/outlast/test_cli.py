@@ -159,7 +159,7 @@ def test_a_store_where_this_user_may_not_write_is_refused(place: Path) -> None:
     ("error", "code", "words"),
     [
         (StoreInUse("./data is used by process 7: stop it"), 2, "in use"),
-        (StoreInvalid("format 9"), 2, "was not touched"),
+        (StoreInvalid("it has format 9"), 2, "store: it has format 9"),
         (StoreUnavailable("no route"), 2, "cannot be reached"),
         (StoreFull("no space left"), 2, "no room"),
         (StoreBroken("fsync: EIO"), 3, "device failed"),

@@ -150,6 +150,7 @@ def test_all_mistakes_are_named_at_once_with_place_key_value_and_what_is_allowed
         ("session_ttl_seconds", 10**400),
         ("data_directory", ""),
         ("data_directory", 3),
+        ("data_directory", "~nobody-of-that-name/data"),
         ("store", "sqlite:"),
         ("store", "postgres://x"),
         ("store", "redis://127.0.0.1"),
