@@ -158,7 +158,7 @@ def test_a_store_where_this_user_may_not_write_is_refused(place: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (StoreInUse("./data is used by process 7: stop it"), 2, "in use"),
+        (StoreInUse("./data is used by process 7: stop it"), 2, "is used by process 7"),
         (StoreInvalid("it has format 9"), 2, "store: it has format 9"),
         (StoreUnavailable("no route"), 2, "cannot be reached"),
         (StoreFull("no space left"), 2, "no room"),
