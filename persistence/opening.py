@@ -1,0 +1,50 @@
+"""open_store: from a store URL to a store.
+
+Apart from `store.py`, because the stores import the protocol and this imports the stores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from persistence.codec import Codec
+from persistence.memory import MemoryStore
+from persistence.sqlite import SqliteStore
+from persistence.store import Store, StoreUrlInvalid
+
+_EXPECTED = 'expected "memory:", or "sqlite:PATH" as in sqlite:./data/outlast.db or sqlite:/var/lib/outlast/outlast.db'
+
+
+async def open_store(url: str, *, codec: Codec | None = None) -> Store:
+    """Open the store that a URL names; a file that does not exist is made, with the directories above it.
+
+    Args:
+      url: ``memory:`` or ``sqlite:PATH``.
+      codec: how records are sealed; without one, plainly.
+
+    Returns:
+      The store, unclaimed. The caller takes responsibility for closing it.
+
+    Raises:
+      StoreUrlInvalid: the URL cannot be understood. The message does not repeat it: it may hold a password.
+      StoreInUse, StoreInvalid, StoreFull, StoreBroken, StoreUnavailable: see `SqliteStore.open`.
+    """
+    scheme, colon, rest = url.partition(":")
+    if scheme == "memory" and colon and not rest:
+        return MemoryStore(codec=codec)
+    if scheme == "sqlite" and colon:
+        return await SqliteStore.open(_path(rest), codec=codec)
+    named = f'store URL with scheme "{scheme}"' if colon else "store URL without a scheme"
+    raise StoreUrlInvalid(f"{named}: {_EXPECTED}")
+
+
+def _path(text: str) -> Path:
+    if not text or "\x00" in text:
+        raise StoreUrlInvalid(f"store URL names no file: {_EXPECTED}")
+    if text == ":memory:":
+        raise StoreUrlInvalid(f'store URL "sqlite::memory:" would be lost with the process; say "memory:": {_EXPECTED}')
+    if text.startswith("//") and not text.startswith("///"):
+        raise StoreUrlInvalid(f"store URL names a host: {_EXPECTED}")
+    if "?" in text:
+        raise StoreUrlInvalid(f"store URL has options, and there are none: {_EXPECTED}")
+    return Path(text)

@@ -1,0 +1,13 @@
+"""The memory store keeps the contract of stores."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.persistence.contract import *  # noqa: F403 - the suite of claims
+from tests.persistence.places import MemoryPlace, Place
+
+
+@pytest.fixture
+def place() -> Place:
+    return MemoryPlace()
