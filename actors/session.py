@@ -226,7 +226,7 @@ class SessionActor:
                     await self._mailbox.wait()
                     continue
                 self._take(item)
-                if self._ended:
+                if self.ended:
                     return
             await trio.lowlevel.checkpoint()
 

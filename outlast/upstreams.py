@@ -9,7 +9,6 @@ from actors.state import SessionState
 from outlast import targets
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
-from transport.upstreams.stdio import StdioConnector
 from transport.upstreams.streamable_http import StreamableHttpConnector
 
 
@@ -45,4 +44,6 @@ def _connector(target: targets.Target, pool: HttpPool) -> Connect:
         case targets.HttpTarget(url=url):
             return StreamableHttpConnector(pool, HttpTarget.parse(url))
         case targets.StdioTarget(command=command):
+            from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
+
             return StdioConnector(command)
