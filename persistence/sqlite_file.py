@@ -9,6 +9,7 @@ a file that this process has open as a store is never opened here a second time 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -91,9 +92,7 @@ def create(path: Path, fill: Callable[[Path], None]) -> None:
         for directory in (path.parent, *(one.parent for one in made)):
             _sync(directory)
     except (OSError, StoreError) as error:
-        draft.unlink(missing_ok=True)
-        for directory in reversed(made):
-            _remove_if_empty(directory)
+        _remove(draft, made)
         if isinstance(error, OSError):
             raise translate(error, path) from error
         raise
@@ -190,8 +189,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_if_empty(directory: Path) -> None:
-    try:
-        directory.rmdir()
-    except OSError:
-        return  # someone else has put something there in the meantime
+def _remove(draft: Path, made: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # it may not have come to be
+        draft.unlink()
+    with contextlib.suppress(OSError):  # someone else may have put something there in the meantime
+        for directory in reversed(made):
+            directory.rmdir()
