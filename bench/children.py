@@ -75,8 +75,13 @@ def child(
             bufsize=0,
         )
     try:
-        line, url = _wait_ready(name, process, log)
+        line, url = _wait_ready(name, process)
         yield Child(name, process.pid, url, line, time.perf_counter() - begun_at)
+    except ChildFailed as error:
+        if process.poll() is None:
+            raise
+        # What failed in the block most likely failed because this one is gone: say both.
+        raise ChildFailed(f"{error}\n{name} ended with {process.returncode}\n{_last_words(log)}") from None
     finally:
         _end(process)
 
@@ -116,19 +121,20 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": root, **(more or {})}
 
 
-def _wait_ready(name: str, process: subprocess.Popen[bytes], log: Path) -> tuple[str, str]:
+def _wait_ready(name: str, process: subprocess.Popen[bytes]) -> tuple[str, str]:
     assert process.stdout is not None
     deadline = time.monotonic() + READY_SECONDS_MAX
     said = b""
     while not (found := _READY.search(said)) or b"\n" not in said[found.end() :]:
         left = deadline - time.monotonic()
         if left <= 0 or len(said) > _READY_BYTES_MAX:
-            raise ChildFailed(f"{name} was not ready within {READY_SECONDS_MAX:.0f} s\n{_last_words(log)}")
+            raise ChildFailed(f"{name} was not ready within {READY_SECONDS_MAX:.0f} s")
         if not select.select([process.stdout], [], [], left)[0]:
             continue
         chunk = os.read(process.stdout.fileno(), 4096)
         if not chunk:
-            raise ChildFailed(f"{name} ended with {process.wait(END_SECONDS_MAX)}\n{_last_words(log)}")
+            process.wait(END_SECONDS_MAX)
+            raise ChildFailed(f"{name} said goodbye before it was ready")
         said += chunk
     line = next(line for line in said.splitlines() if _READY.search(line))
     return line.decode(), found.group(1).decode()

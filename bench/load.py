@@ -141,7 +141,12 @@ async def _each(sessions: Iterable[Caller], do: Callable[[Caller], Coroutine[Any
         for session in waiting:  # shared: each session is taken once
             await do(session)
 
-    await asyncio.gather(*(work() for _ in range(OPENING_AT_ONCE)))
+    try:
+        async with asyncio.TaskGroup() as group:  # the first failure ends the others
+            for _ in range(OPENING_AT_ONCE):
+                group.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # one tells enough: the others failed for the same cause, or of it
 
 
 @click.command()
