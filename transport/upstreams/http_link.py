@@ -14,14 +14,13 @@ import random
 import re
 from collections.abc import Sequence
 
-import attrs
 import structlog
 import trio
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
-from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, read_terms, split_batch
+from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
@@ -30,8 +29,8 @@ from transport.upstreams.http_answers import (
     says_session_is_lost,
     session_is_lost,
 )
-from transport.upstreams.http_connection import BODY_BYTES_MAX
 from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
+from transport.upstreams.http_limits import HttpLimits, LinkStatistics
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
@@ -41,31 +40,6 @@ _HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long
 _ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
 
 _log = structlog.get_logger(__name__)
-
-
-@attrs.frozen
-class HttpLimits:
-    """Bounds of one upstream's links."""
-
-    call_silence_seconds_max: float = 3900.0  # a little more than the session waits: it is the one to choose
-    post_seconds_max: float = 60.0
-    listen_silence_seconds_max: float = 3600.0  # then the stream is asked for again; dead peers are noticed by TCP
-    cancelled_seconds_max: float = 30.0  # an upstream may answer a cancelled call, or just end its stream
-    body_bytes_max: int = BODY_BYTES_MAX
-    probe_seconds_max: float = 10.0
-    reopen_seconds_max: float = 30.0  # each answer of a re-initialization
-    resume_tries_max: int = 5  # refused connections and errors in a row
-    resume_silence_seconds_max: float = 300.0  # python servers give an empty stream, again and again, for a lost cursor
-    retry_seconds_max: float = 60.0  # a longer `retry` of the upstream is shortened
-    backoff_seconds_max: float = 30.0
-
-
-@attrs.frozen
-class LinkStatistics:
-    """What a link did not pass on."""
-
-    malformed: int
-    stray: int  # answers to nothing that was asked
 
 
 class StreamableHttpLink:
@@ -301,7 +275,9 @@ class StreamableHttpLink:
             except InvalidMessage as error:
                 self._malformed += 1
                 stream.malformed_last = True
-                _log.warning("upstream_message_malformed", upstream=str(self._target.origin), reason=error.reason)
+                if is_power_of_two(self._malformed):
+                    origin = str(self._target.origin)
+                    _log.warning("upstream_message_malformed", upstream=origin, count=self._malformed, why=error.reason)
                 continue
             stream.malformed_last = False
             if message.kind is not Kind.RESPONSE:
@@ -316,7 +292,6 @@ class StreamableHttpLink:
         answer = answer_to(stream.about, message)
         if answer is None:
             self._stray += 1
-            _log.warning("upstream_answer_stray", upstream=str(self._target.origin))
             return
         stream.settled = True
         problem = self._take_terms(call, answer) if call is not None and call.opens else ""
@@ -442,4 +417,4 @@ class StreamableHttpLink:
 def _may_pass(status: int) -> bool:
     """Whether a GET that was answered so may succeed later. 409: the server has not noticed yet that its former
     stream to us is dead."""
-    return status in (408, 409, 425, 429) or status >= 500
+    return status in (408, 409, 425, 429) or (status >= 500 and status != 501)

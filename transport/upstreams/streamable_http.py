@@ -17,7 +17,8 @@ from actors.link import ConnectFailed, ConnectRejected, Established, Failure, In
 from actors.state import Call, Handshake, SessionState
 from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
 from transport.upstreams.http_answers import describe, session_is_lost
-from transport.upstreams.http_link import HttpLimits, StreamableHttpLink
+from transport.upstreams.http_limits import HttpLimits
+from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_pool import HttpPool, RequestFailed
 from transport.upstreams.http_streams import EventStream
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent

@@ -47,7 +47,11 @@ Entry = Received | CursorMoved | Delivered | Refused | Lost
 class RecordingInbox:
     """Keeps entries in order; `wait` gives them one after the other. Tasks run in a nursery of the test."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, *, patience_seconds: float = 30.0) -> None:
+        """Args:
+        patience_seconds: `wait` fails after this.
+        """
+        self._patience_seconds = patience_seconds
         self.entries: list[Entry] = []
         self.hook: Callable[[Entry], None] | None = None  # called with each entry as it comes
         self.tasks_started = 0
@@ -57,9 +61,10 @@ class RecordingInbox:
 
     async def wait(self) -> Entry:
         """Give the next entry, waiting for it if need be."""
-        while self._next >= len(self.entries):
-            self._more = trio.Event()
-            await self._more.wait()
+        with trio.fail_after(self._patience_seconds):
+            while self._next >= len(self.entries):
+                self._more = trio.Event()
+                await self._more.wait()
         self._next += 1
         return self.entries[self._next - 1]
 

@@ -1,0 +1,32 @@
+"""The bounds of Streamable HTTP links, and what such a link counts."""
+
+from __future__ import annotations
+
+import attrs
+
+from transport.upstreams.http_connection import BODY_BYTES_MAX
+
+
+@attrs.frozen
+class HttpLimits:
+    """Bounds of one upstream's links."""
+
+    call_silence_seconds_max: float = 3900.0  # a little more than the session waits: it is the one to choose
+    post_seconds_max: float = 60.0
+    listen_silence_seconds_max: float = 3600.0  # then the stream is asked for again; dead peers are noticed by TCP
+    cancelled_seconds_max: float = 30.0  # an upstream may answer a cancelled call, or just end its stream
+    body_bytes_max: int = BODY_BYTES_MAX
+    probe_seconds_max: float = 10.0
+    reopen_seconds_max: float = 30.0  # each answer of a re-initialization
+    resume_tries_max: int = 5  # refused connections and errors in a row
+    resume_silence_seconds_max: float = 300.0  # python servers give an empty stream, again and again, for a lost cursor
+    retry_seconds_max: float = 60.0  # a longer `retry` of the upstream is shortened
+    backoff_seconds_max: float = 30.0
+
+
+@attrs.frozen
+class LinkStatistics:
+    """What a link did not pass on."""
+
+    malformed: int
+    stray: int  # answers to nothing that was asked
