@@ -7,7 +7,7 @@ tests that leave it as it is: an interpreter with the SDK takes a second to star
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,23 +50,31 @@ class Bed:
         return upstream
 
     async def gateway(
-        self, *, store: str = "", environment: Mapping[str, str] | None = None, **servers: str
+        self,
+        *,
+        store: str = "",
+        weakened: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **servers: str,
     ) -> Gateway:
         """Start a gateway in front of the targets, by name."""
         directory = self._directory / f"gateway-{len(self._gateways)}"
-        gateway = Gateway(directory, servers, road=self._road, store=store, environment=environment)
+        gateway = Gateway(directory, servers, road=self._road, store=store, weakened=weakened, environment=environment)
         self._gateways.append(gateway)
         await gateway.start()
         return gateway
 
     def close(self) -> None:
-        """Kill everything that is left; then fail if a gateway wrote a traceback."""
-        for gateway in self._gateways:
-            gateway.kill()
-        for upstream in self._upstreams:
-            upstream.kill()
-        for gateway in self._gateways:
-            gateway.assert_no_traceback()
+        """Kill everything that is left; fail if a gateway ended by itself or wrote a traceback."""
+        try:
+            for gateway in self._gateways:
+                print(gateway.stderr)  # shown with a test that failed
+                gateway.assert_is_well()
+        finally:
+            for gateway in self._gateways:
+                gateway.kill()
+            for upstream in self._upstreams:
+                upstream.kill()
 
 
 class SharedBed:

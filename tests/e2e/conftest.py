@@ -1,7 +1,7 @@
 """Fixtures of the end-to-end tests.
 
 Every scenario runs on each road through the gateway: "hot" (HTTP/1.1 on httptools) and "hypercorn" (the same
-handlers under the ASGI app). While writing one, OUTLAST_E2E_ROADS=direct runs it against the upstream server
+handlers under the ASGI app). While writing one, E2E_ROADS=direct runs it against the upstream server
 itself: a scenario that fails there is wrong, whatever the gateway does.
 """
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.bed import Bed, SharedBed
 
-ROADS = os.environ.get("OUTLAST_E2E_ROADS", "hot,hypercorn").split(",")
+ROADS = os.environ.get("E2E_ROADS", "hot,hypercorn").split(",")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -59,4 +59,4 @@ def shared(_shared_bed: SharedBed) -> Iterator[SharedBed]:
     """The bed of all tests that leave it as it is; a traceback in the gateway fails the test that caused it."""
     yield _shared_bed
     if _shared_bed.gateway is not None:
-        _shared_bed.gateway.assert_no_traceback()
+        _shared_bed.gateway.assert_is_well()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +21,10 @@ _READY = (
     r"^outlast: listening on (?P<url>http://\S+) "
     r"\((?P<restored>\d+) sessions? restored, (?P<uninitialized>\d+) uninitialized, (?P<seconds>[\d.]+) s\)"
 )
+
+WEAKENED = "tests.e2e.weakened_gateway"
+SLOW_COMMITS = "--slow-commits"
+OPEN_GATE = "--open-gate"
 
 # How each road is chosen: the hot one is the default.
 ROAD_ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
@@ -49,9 +53,11 @@ class Gateway:
         *,
         road: str = "hot",
         store: str = "",
+        weakened: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._module, self._flags = (WEAKENED, weakened) if weakened else ("outlast", ())
         self._store = store or f"sqlite:{directory / 'outlast.db'}"
         self._servers = servers
         self._environment = {
@@ -61,6 +67,7 @@ class Gateway:
         }
         self._address = "127.0.0.1:0"
         self._process: ChildProcess | None = None
+        self._asked_to_end = False
         self._earlier_stderr = ""
         self._checked_characters = 0
         self.ready_line: ReadyLine | None = None
@@ -92,10 +99,11 @@ class Gateway:
         if self._process is not None:
             assert not self._process.is_running, "one run at a time: it owns the store"
             self._earlier_stderr += self._process.stderr
-        arguments = ["serve", "--listen", self._address, "--store", self._store]
+        self._asked_to_end = False
+        arguments = [*self._flags, "serve", "--listen", self._address, "--store", self._store]
         for name, target in self._servers.items():
             arguments += ["--server", f"{name}={target}"]
-        self._process = ChildProcess("outlast", arguments, environment=self._environment)
+        self._process = ChildProcess(self._module, arguments, environment=self._environment)
         match = self._process.wait_line(_READY)
         self.ready_line = ReadyLine(
             match["url"], int(match["restored"]), int(match["uninitialized"]), float(match["seconds"])
@@ -109,20 +117,27 @@ class Gateway:
 
     def kill(self) -> None:
         """`kill -9`, to the whole group. Fine when it has ended already."""
+        self._asked_to_end = True
         if self._process is not None:
             self._process.kill()
 
+    def begin_stop(self) -> None:
+        """Ask for an orderly end (SIGTERM)."""
+        self._asked_to_end = True
+        self.process.signal(signal.SIGTERM)
+
     async def stop(self, *, seconds: float = STOP_SECONDS) -> int:
-        """Ask for an orderly end (SIGTERM) and wait for it.
+        """Ask for an orderly end and wait for it.
 
         Returns:
           The exit code.
         """
-        self.process.signal(signal.SIGTERM)
+        self.begin_stop()
         return await trio.to_thread.run_sync(lambda: self.process.wait_exit(seconds=seconds))
 
-    def assert_no_traceback(self) -> None:
-        """Fail if a traceback was written since this was last asked."""
+    def assert_is_well(self) -> None:
+        """Fail if the process has ended by itself, or if a traceback was written since this was last asked."""
+        assert self._process is None or self._process.is_running or self._asked_to_end, self.stderr
         said = self.stderr
         fresh, self._checked_characters = said[self._checked_characters :], len(said)
         assert not re.search(r"Traceback \(most recent call last\)|AssertionError", fresh), fresh

@@ -118,11 +118,10 @@ class AnswerStream:
         """Let the system take almost nothing that is not read: who stops reading then stops the sender soon."""
         self._transport.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
 
-    async def wait_closed(self) -> None:
-        """Wait until the server closes the connection, without reading what it says meanwhile into frames."""
-        with trio.fail_after(DEADLINE_SECONDS), contextlib.suppress(trio.BrokenResourceError):
-            while await self._transport.receive_some(_RECEIVE_BYTES):
-                pass
+    async def wait_ended(self) -> None:
+        """Wait until nothing more will come, be it by a proper end or by a cut connection."""
+        with contextlib.suppress(ConnectionBroken):
+            await self.rest()
 
 
 @attrs.define
@@ -243,7 +242,7 @@ class RawClient:
             assert isinstance(event, h11.Response), event
             yield AnswerStream(transport, wire, event)
 
-    def _headers(self, host: str, body: bytes, changes: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    def _headers(self, host: str, body: bytes, changes: Mapping[str, str | None]) -> list[tuple[str, bytes]]:
         usual = {
             "host": host,
             "accept": "application/json, text/event-stream",
@@ -252,7 +251,8 @@ class RawClient:
             "mcp-session-id": self.session_id or None,
             "mcp-protocol-version": self.protocol_version,
         }
-        return [(name, value) for name, value in {**usual, **changes}.items() if value is not None]
+        headers = {**usual, **changes}
+        return [(name, value.encode("latin-1")) for name, value in headers.items() if value is not None]
 
 
 def text_of(answer: Json) -> str:

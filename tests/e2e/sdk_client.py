@@ -95,7 +95,7 @@ async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
         return types.ListRootsResult(roots=[types.Root(uri=FileUrl(ROOT_URI))])
 
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
-    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks) as http:
+    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False) as http:
         client = Client(
             streamable_http_client(url, http_client=http),
             mode="legacy",

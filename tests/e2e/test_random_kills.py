@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.e2e.bed import Bed
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import OPEN_GATE, SLOW_COMMITS, Gateway
 from tests.e2e.history import History, violations
 from tests.e2e.workload import Worker, collect_evidence
 
@@ -60,6 +60,16 @@ async def test_nothing_told_is_lost_or_changed_by_kills(bed: Bed, seed: int) -> 
     assert len(history.sessions) > len(workers) // 2
 
 
+async def test_nothing_told_is_lost_where_every_commit_is_slow(bed: Bed) -> None:
+    found = await kill_between_answer_and_commit(bed, SLOW_COMMITS)
+    assert found == []
+
+
+async def test_control_an_open_gate_is_found_out(bed: Bed) -> None:
+    found = await kill_between_answer_and_commit(bed, SLOW_COMMITS, OPEN_GATE)
+    assert any("is not replayed" in text or "does not answer" in text for text in found)
+
+
 async def test_control_a_gateway_that_keeps_nothing_is_found_out(bed: Bed) -> None:
     plain = await bed.upstream()
     gateway = await bed.gateway(plain=plain.target, store="memory:")
@@ -68,3 +78,13 @@ async def test_control_a_gateway_that_keeps_nothing_is_found_out(bed: Bed) -> No
     await work_through_kills(gateway, workers, seed=2, kills=2)
     evidence = await collect_evidence(history, [plain.journal])
     assert any("does not answer" in found for found in violations(history, evidence))
+
+
+async def kill_between_answer_and_commit(bed: Bed, *weakened: str) -> list[str]:
+    """Kill a gateway whose commits are slow while clients hear one event after the other."""
+    upstream = await bed.upstream()
+    gateway = await bed.gateway(only=upstream.target, weakened=weakened)
+    history = History()
+    workers = make_workers(gateway, history, {"only": True}, seed=3)
+    await work_through_kills(gateway, workers, seed=3, kills=3)
+    return violations(history, await collect_evidence(history, [upstream.journal]))

@@ -1,6 +1,6 @@
 """The public SDK's client in front, a real server behind: everything the protocol offers gets through.
 
-Each claim is also true without a gateway (OUTLAST_E2E_ROADS=direct); here it is true through one, over both of
+Each claim is also true without a gateway (E2E_ROADS=direct); here it is true through one, over both of
 its roads and for every kind of upstream.
 """
 

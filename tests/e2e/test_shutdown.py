@@ -43,7 +43,7 @@ async def test_idle_streams_are_ended_politely(bed: Bed) -> None:
     client = RawClient(gateway.url())
     await client.open_session()
     async with client.get() as stream:
-        gateway.process.signal(signal.SIGTERM)
+        gateway.begin_stop()
         last = [frame for frame in await stream.rest() if frame.retry_milliseconds is not None]
     assert last, "the client was told when to come back"
     assert await trio.to_thread.run_sync(gateway.process.wait_exit) == 0
@@ -67,7 +67,7 @@ async def test_call_that_ends_within_the_grace_is_answered(bed: Bed) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
         await wait_until("the call runs", lambda: upstream.journal.executions()[key] == 1)
-        gateway.process.signal(signal.SIGTERM)
+        gateway.begin_stop()
         await wait_until("nobody new is let in", lambda: refuses_connections(gateway.address))
         upstream.journal.release(key)
     assert answers == [f"done {key}"]
@@ -83,7 +83,7 @@ async def test_call_that_outlives_the_grace_is_answered_after_the_restart(bed: B
     call = client.tool_call("progress", key=key, count=2, hold=key)
     event_ids: list[str] = []
     async with client.post(call) as stream:
-        gateway.process.signal(signal.SIGTERM)
+        gateway.begin_stop()
         try:
             event_ids += [frame.id for frame in await stream.rest() if frame.id]
         except ConnectionBroken:
