@@ -1,8 +1,8 @@
 """Wall-clock time that does not jump.
 
 Sessions compare times to choose (has this waited long enough? is it idle?), so a step of the system clock must not
-look like an hour of silence. The wall clock is read once; from there on time advances with trio's clock, which is monotonic
-and which tests can turn by hand.
+look like an hour of silence. The wall clock is read once; from there on time advances with trio's clock, which is
+monotonic and which tests can turn by hand.
 """
 
 from __future__ import annotations
@@ -23,3 +23,7 @@ class SteadyClock:
 
     def now_unix_s(self) -> float:
         return trio.current_time() + self._offset_seconds
+
+    def at_unix_s(self, time_seconds: float) -> float:
+        """Give the wall-clock time of an instant of trio's clock."""
+        return time_seconds + self._offset_seconds

@@ -1,7 +1,8 @@
 """Opening a session's link, and going on trying while somebody waits for it.
 
-Waits between attempts grow and carry full jitter, so that a thousand sessions whose upstream comes back do not all knock at
-the same instant. One attempt has a deadline; a session that nobody waits for is left alone until somebody does.
+Waits between attempts grow and carry full jitter, so that a thousand sessions whose upstream comes back do not all
+knock at the same instant. One attempt has a deadline; a session that nobody waits for is left alone until somebody
+does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from actors.supervisor import ChildSpec, RestartIntensity, supervise
 
 @attrs.frozen
 class Backoff:
-    """Waits between attempts: at first at most `first_seconds`, doubling up to `most_seconds`; each is drawn at random."""
+    """Waits between attempts: at first at most `first_seconds`, doubling up to `most_seconds`, drawn at random."""
 
     first_seconds: float = 0.1
     most_seconds: float = 30.0

@@ -1,8 +1,8 @@
 """decide: what a command comes to, given the state. Pure: no clock, no randomness, no waiting, no I/O.
 
-All choices about a session are made here and in the two neighbours that this file hands over to: `from_client.py` (what
-the client's side asks) and `from_upstream.py` (what the other side says). This file keeps the session's own life: to begin,
-to be recovered, to have a link or not, to fail, to end.
+All choices about a session are made here and in the two neighbours that this file hands over to: `from_client.py`
+(what the client's side asks) and `from_upstream.py` (what the other side says). This file keeps the session's own
+life: to begin, to be recovered, to have a link or not, to fail, to end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def decide(state: SessionState, command: say.Command, *, now_unix_s: float, limi
       limits: the session's bounds.
 
     Returns:
-      The new state, the events that led there, and the effects for the shell. After `Closed` nothing happens any more.
+      The new state, the events that led there, and the effects for the shell. After `Closed` nothing happens any
+      more.
     """
     turn = Turn(state, now_unix_s, limits)
     if not state.closed:

@@ -1,12 +1,12 @@
 """A session's event log: a bounded tail in memory, older pages from the store, and the readers of its streams.
 
-Entries are appended by the session's turns and released when they are durable; a reader sees released entries only. Readers
-pull by cursor, so nothing is queued for anybody and a slow reader holds nobody up. Where the tail in memory no longer reaches
-back to a reader's cursor, pages come from the store. Where the store does not either, the reader is told (`CursorLost`):
-a gap is never skipped in silence.
+Entries are appended by the session's turns and released when they are durable; a reader sees released entries only.
+Readers pull by cursor, so nothing is queued for anybody and a slow reader holds nobody up. Where the tail in memory
+no longer reaches back to a reader's cursor, pages come from the store. Where the store does not either, the reader
+is told (`CursorLost`): a gap is never skipped in silence.
 
-One stream has one reader: the newest takes it over, since a client whose connection broke is often back before its old
-connection is known to be dead.
+One stream has one reader: the newest takes it over, since a client whose connection broke is often back before its
+old connection is known to be dead.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class EventLog:
         self._shorten()
 
     def _shorten(self) -> None:
-        """Drop the oldest released entries beyond the bounds: the store has them. The others must be kept until then."""
+        """Drop the oldest released entries beyond the bounds: the store has them, as it has not the others yet."""
         while len(self._order) > TAIL_ENTRIES_MAX or self._bytes > TAIL_BYTES_MAX:
             tail = self._tails[self._order[0]]
             if tail[0].sequence > self._released:

@@ -1,7 +1,7 @@
 """evolve: fold one event into a session's state. Pure; it records and asserts, and chooses nothing.
 
-Every choice about a session is made in `decide`. What is derived here (the trim line, which ended streams are forgotten)
-follows from the event and the limits alone, so folding the same events gives the same state anywhere.
+Every choice about a session is made in `decide`. What is derived here (the trim line, which ended streams are
+forgotten) follows from the event and the limits alone, so folding the same events gives the same state anywhere.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
+from msgspec.structs import replace
 
 from actors import messages as say
 from actors.ids import STANDALONE_STREAM
@@ -30,7 +31,7 @@ def evolve(state: SessionState, event: say.Event, *, limits: Limits) -> SessionS
       limits: the session's bounds; what falls off a bound is forgotten here.
     """
     changes = _FOLDS[type(event)](state, event, limits)
-    return attrs.evolve(state, revision=state.revision + 1, **changes)
+    return replace(state, revision=state.revision + 1, **changes)
 
 
 _Changes = dict[str, Any]

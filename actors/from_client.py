@@ -1,7 +1,7 @@
-"""Choices about what the client's side asks: requests, notifications, answers; and what an embedding application asks.
+"""Choices about what the client's side asks, and what an embedding application asks.
 
-Pure, like `decide`, which calls these. Messages leave for the upstream in the order in which they came: what cannot be sent
-yet waits in the state (bounded) and goes, oldest first, when there is a link.
+Pure, like `decide`, which calls these. Messages leave for the upstream in the order in which they came: what cannot
+be sent yet waits in the state (bounded) and goes, oldest first, when there is a link.
 """
 
 from __future__ import annotations

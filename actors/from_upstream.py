@@ -1,7 +1,8 @@
 """Choices about what the other side says: answers, requests, notifications, and the fate of what was sent.
 
-Pure, like `decide`, which calls these. Each message goes to exactly one of the client's streams (MCP 2025-11-25, transports,
-"Multiple Connections"): what is about a request goes with that request, everything else to the standalone stream.
+Pure, like `decide`, which calls these. Each message goes to exactly one of the client's streams (MCP 2025-11-25,
+transports, "Multiple Connections"): what is about a request goes with that request, everything else to the
+standalone stream.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
         turn.happen(say.CallChanged(attrs.evolve(call, sent=False)))
         turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
-    elif command.failure is Failure.SESSION_LOST and call.message is not None and not call.resent and turn.state.opened:
+    elif command.failure is Failure.SESSION_LOST and _may_go_again(turn, call):
         turn.happen(say.CallChanged(attrs.evolve(call, sent=False, resent=True)))
         _reopen(turn, command.detail)
     elif not turn.state.opened:
@@ -161,6 +162,10 @@ def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
         turn.do(say.Discard())
     else:
         turn.fail(call, _CODES[command.failure], command.detail)
+
+
+def _may_go_again(turn: Turn, call: Call) -> bool:
+    return turn.state.opened and call.message is not None and not call.resent
 
 
 _CODES = {

@@ -1,10 +1,11 @@
 """The output gate: an effect that may tell of a fact waits until that fact is durable.
 
-Effects leave in the order of their turns. A turn without hard events waits too if an earlier turn's are not yet durable: what
-it says may rest on them. When nothing is outstanding effects pass at once, without a commit. (The idea is Durable Objects':
-the actor never waits for the store, only its outputs do, so commits group by themselves.)
+Effects leave in the order of their turns. A turn without hard events waits too if an earlier turn's are not yet
+durable: what it says may rest on them. When nothing is outstanding effects pass at once, without a commit. (The
+idea is Durable Objects': the actor never waits for the store, only its outputs do, so commits group by themselves.)
 
-`open_always` is the negative control of the tests: with it, a reply outruns its commit, and a crash loses acknowledged facts.
+`open_always` is the negative control of the tests: with it, a reply outruns its commit, and a crash loses
+acknowledged facts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SessionHandle: a session as seen by those who use it; it outlives the actor behind it.
 
-An actor may crash, be passivated and come back; a handle goes on working, since it finds the actor anew at each use. All that
-blocks is waiting for an outcome.
+An actor may crash, be passivated and come back; a handle goes on working, since it finds the actor anew at each
+use. All that blocks is waiting for an outcome.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from persistence.records import LogEntry
 
 
 class SessionUnavailable(Exception):
-    """The session is there but cannot serve now (its upstream or the store is away, or too much is queued): nothing was
-    done; try again. You do not get this for a session that is gone for good: that is `SessionNotFound`."""
+    """The session is there but cannot serve now (its upstream or the store is away, or too much is queued): nothing
+    was done; try again. You do not get this for a session that is gone for good: that is `SessionNotFound`."""
 
 
 class CommandRejected(Exception):

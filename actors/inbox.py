@@ -1,7 +1,7 @@
 """The inbox of one link: turns what a link says into commands for its session, and owns the link's tasks.
 
-A session has a new inbox for each attempt to open a link. Once that attempt is over, whatever its link still says is ignored,
-so a late answer of a former incarnation can never be taken for one of the present.
+A session has a new inbox for each attempt to open a link. Once that attempt is over, whatever its link still says
+is ignored, so a late answer of a former incarnation can never be taken for one of the present.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The timekeeper: tells sessions when something has waited for a while.
 
-One task and one heap for all sessions. A cancel scope for each call would double the price of a call (measured: a deadline
-around an `ask` costs as much as the ask); an entry here costs about a microsecond. What was answered in the meantime is skipped.
+One task and one heap for all sessions. A cancel scope for each call would double the price of a call (measured: a
+deadline around an `ask` costs as much as the ask); an entry here costs about a microsecond. What was answered in
+the meantime is skipped.
 """
 
 from __future__ import annotations

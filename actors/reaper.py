@@ -1,9 +1,9 @@
 """The reaper: ends sessions whose time is over, and lets idle ones leave memory.
 
-A session is reaped when it has expired, or when it is uninitialized for a reason of its own and the grace period is over (access
-reaps it sooner: `Registry.find`). Never for a cause that may be ours. And never many at once: if one sweep would reap more than
-a twentieth of all sessions something else is probably wrong (a clock, a restored backup), so it stops and says so; after an
-hour, in which somebody can look, it goes on in portions of that size.
+A session is reaped when it has expired, or when it is uninitialized for a reason of its own and the grace period is
+over (access reaps it sooner: `Registry.find`). Never for a cause that may be ours. And never many at once: if one
+sweep would reap more than a twentieth of all sessions something else is probably wrong (a clock, a restored
+backup), so it stops and says so; after an hour, in which somebody can look, it goes on in portions of that size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The registry: knows every session, finds the live ones, brings the others to life on first use.
 
-Addressing is virtual, as in Orleans: a session that is stored can always be spoken to, whether or not its actor is in memory. A
-passivated session costs one index entry. All of this is sync: an actor takes commands while it is still loading.
+Addressing is virtual, as in Orleans: a session that is stored can always be spoken to, whether or not its actor is
+in memory. A passivated session costs one index entry. All of this is sync: an actor takes commands while it is
+still loading.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class Registry:
 
     async def wait_quiet(self) -> None:
         """Wait until nobody waits for an answer any more. Cancellation: safe."""
-        while any(actor.is_loaded and actor.state.busy for actor in self._residents.values()):
+        while any(actor.is_loaded and actor.state.busy for actor in self._residents.values()):  # noqa: ASYNC110
             await trio.sleep(QUIET_POLL_SECONDS)
 
     async def stop_actors(self) -> None:

@@ -1,9 +1,10 @@
 """The restorer: brings the stored sessions back at start-up, in the background, most recently active first.
 
-Restoring a session means: its actor lives, and its upstream handshake is in force again. The gateway serves meanwhile; a
-session that a client asks for comes to life at once, past this queue. Permits bound the work: so many at a time in all (Akka's
-recovery permits: 50), so many per upstream server. An upstream that does not answer is left alone for a growing while; the sessions
-behind it stay as they are, and are tried again. One that refuses a session makes that session uninitialized.
+Restoring a session means: its actor lives, and its upstream handshake is in force again. The gateway serves
+meanwhile; a session that a client asks for comes to life at once, past this queue. Permits bound the work: so many
+at a time in all (Akka's recovery permits: 50), so many per upstream server. An upstream that does not answer is
+left alone for a growing while; the sessions behind it stay as they are, and are tried again. One that refuses a
+session makes that session uninitialized.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Restorer:
     ) -> None:
         """
         Args:
-          sessions_max: how many of the most recently active sessions are restored; the others wait for their first use.
-          progress: told after each session.
+          sessions_max: how many of the most recently active sessions are restored; the others wait for their first
+          use. progress: told after each session.
         """
         self._registry = registry
         self._limiter = trio.CapacityLimiter(permits)

@@ -158,7 +158,7 @@ async def open_runtime(
     """Run a session runtime for the length of a block.
 
     Args:
-      store: a store URL (`memory:`, `sqlite:PATH`), or an open store, of which this takes the responsibility for closing.
+      store: a store URL (`memory:`, `sqlite:PATH`), or an open store, which this then closes.
       connect: opens a session's link; None: sessions talk to nothing (they still have values and events).
       options: how it behaves.
       progress: told how far restoring has come.

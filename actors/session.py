@@ -1,15 +1,17 @@
 """SessionActor: the one task that owns a live session.
 
-It awaits in one place, its mailbox. A turn is synchronous: decide, fold, hand hard events to the writer, and let the effects
-out through the gate. Everything that blocks lives elsewhere: in the writer, the links, the clients' handlers.
+It awaits in one place, its mailbox. A turn is synchronous: decide, fold, hand hard events to the writer, and let
+the effects out through the gate. Everything that blocks lives elsewhere: in the writer, the links, the clients'
+handlers.
 
-Restart, crash, passivation and deploy take one road: settle the writer, load the snapshot, `Recovered`, go on. A crash
-forgets memory; nothing that left through the gate rests on what was forgotten.
+Restart, crash, passivation and deploy take one road: settle the writer, load the snapshot, `Recovered`, go on. A
+crash forgets memory; nothing that left through the gate rests on what was forgotten.
 """
 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ from actors.inbox import LinkInbox
 from actors.link import Failure, Link, LinkLost
 from actors.mailbox import Mailbox, OneShot
 from actors.snapshots import from_snapshot, to_snapshot
-from actors.state import LinkPhase, SessionState, Stream
+from actors.state import SessionState, Stream
 from actors.surroundings import Surroundings
 from persistence.records import LogEntry, Tombstone, Trim
 from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
@@ -72,7 +74,8 @@ class _Stop:
 
 
 class StoreRefused(Exception):
-    """The store had no room for a commit: the actor goes back to what is durable, and what waited becomes an error."""
+    """The store had no room for a commit: the actor goes back to what is durable, and what waited becomes an
+    error."""
 
 
 class SessionActor:
@@ -282,35 +285,22 @@ class SessionActor:
     def _take(self, item: object) -> None:
         """One turn."""
         self._last_turn_seconds = trio.current_time()
-        if isinstance(item, _Settled):
-            self._settled(item.receipt)
-        elif isinstance(item, _Linked):
-            self._linked(item)
-        elif isinstance(item, _Lost):
-            if item.inbox is self._inbox:
-                self._close_link(end_session=False)
-                self._decide(say.LinkDown(item.detail))
-        elif isinstance(item, _Stop):
-            self._stop(item)
-        elif isinstance(item, _Buried):
-            self._buried(item)
-        else:
+        note = _NOTES.get(type(item))
+        if note is None:
             self._decide(item)  # type: ignore[arg-type]
+        else:
+            note(self, item)
 
     def _decide(self, command: say.Command) -> None:
         before = self.state
-        decision = decide(before, command, now_unix_s=self._shared.clock.now_unix_s(), limits=self._shared.limits)
+        now_unix_s = self._shared.clock.at_unix_s(self._last_turn_seconds)
+        decision = decide(before, command, now_unix_s=now_unix_s, limits=self._shared.limits)
         state = self._state = decision.state
-        if not decision.events:
-            self._let_out(decision.effects)
-            return
-        hard = False
-        for event in decision.events:
-            hard = hard or event.hard
-        if hard and not state.closed:
-            self._submit(before, decision.events)
-        elif state.opened and not state.closed:
-            self._shared.writer.submit_soft(self.session_id, state.revision, self._freeze(state))
+        if decision.events and not state.closed:
+            if any(map(_is_hard, decision.events)):
+                self._submit(before, decision.events)
+            elif state.opened:
+                self._shared.writer.submit_soft(self.session_id, state.revision, self._freeze(state))
         self._let_out(decision.effects)
 
     def _submit(self, before: SessionState, events: Sequence[say.Event]) -> None:
@@ -348,7 +338,8 @@ class SessionActor:
     def _receipt(self, receipt: Receipt) -> None:
         self._mailbox.put_system(_Settled(receipt))
 
-    def _settled(self, receipt: Receipt) -> None:
+    def _settled(self, item: _Settled) -> None:
+        receipt = item.receipt
         if receipt.failure is not None:
             raise StoreRefused(f"the store could not keep a commit: {receipt.failure}") from receipt.failure
         for held in self._gate.settle(receipt.revision):
@@ -436,6 +427,11 @@ class SessionActor:
 
     # ---- the link, the end ----
 
+    def _lost(self, item: _Lost) -> None:
+        if item.inbox is self._inbox:
+            self._close_link(end_session=False)
+            self._decide(say.LinkDown(item.detail))
+
     def _linked(self, item: _Linked) -> None:
         if item.by is not self._connecting:  # it was called off in the meantime
             item.inbox.close()
@@ -478,6 +474,16 @@ class SessionActor:
         self._changed(self.state)
         self._end(say.NotDone(say.Problem.UNINITIALIZED, "the session was ended"))
 
+
+_is_hard = operator.attrgetter("hard")
+
+_NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
+    _Settled: SessionActor._settled,
+    _Linked: SessionActor._linked,
+    _Lost: SessionActor._lost,
+    _Stop: SessionActor._stop,
+    _Buried: SessionActor._buried,
+}
 
 _EFFECTS: dict[type, Callable[[SessionActor, Any], None]] = {
     say.Reply: SessionActor._reply,

@@ -1,8 +1,8 @@
 """Supervision: a loop around one child that restarts it, as often as its restart intensity allows.
 
-Words and arithmetic are Erlang/OTP's (`lib/stdlib/src/supervisor.erl`): permanent children are always restarted, transient
-ones after a crash, temporary ones never; more than `restarts` within `period_seconds` and the supervisor gives up on
-the child. Intensity is counted per child: one session's crash loop never takes its neighbours down.
+Words and arithmetic are Erlang/OTP's (`lib/stdlib/src/supervisor.erl`): permanent children are always restarted,
+transient ones after a crash, temporary ones never; more than `restarts` within `period_seconds` and the supervisor
+gives up on the child. Intensity is counted per child: one session's crash loop never takes its neighbours down.
 
 This is the one place that catches every Exception: a crash is ordinary here, and is always reported.
 """
@@ -75,7 +75,7 @@ async def supervise(spec: ChildSpec) -> None:
     while True:
         try:
             await spec.run()
-        except Exception as error:  # noqa: BLE001 - supervision: whatever a child raises is its crash
+        except Exception as error:
             await trio.lowlevel.checkpoint_if_cancelled()
             if spec.restart is Restart.TEMPORARY:
                 log.error("child crashed", child=spec.name, exc_info=error)

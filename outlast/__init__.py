@@ -8,7 +8,8 @@ The session runtime, as a nursery API::
 
     runtime = await nursery.start(outlast.run_runtime, "sqlite:./data/outlast.db")
 
-and the MCP gateway built on it: ``await nursery.start(outlast.serve, settings)``, or `outlast serve` on the command line.
+and the MCP gateway built on it: ``await nursery.start(outlast.serve, settings)``, or `outlast serve` on the command
+line.
 """
 
 from __future__ import annotations

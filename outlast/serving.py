@@ -1,9 +1,9 @@
 """serve: the whole gateway, wired from settings. Start order is reverse stop order, readable in one function.
 
-Sockets are bound first, so that a port in use stops the start before anything is written. Then the store, the writer, the
-index, and clients are served at once; sessions are restored behind that. To stop: not ready any more, accept nothing, have
-listening clients reconnect elsewhere, give calls in flight their time, let the actors leave memory, flush, close the store.
-Upstream sessions are not ended: they are to be resumed.
+Sockets are bound first, so that a port in use stops the start before anything is written. Then the store, the
+writer, the index, and clients are served at once; sessions are restored behind that. To stop: not ready any more,
+accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the actors leave
+memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ async def serve(
             served = trio.Event()
             server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
-            await (trio.sleep_forever() if stop is None else stop.wait())
+            await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
             await _drain(runtime, gateway, server, served, settings.shutdown_grace_seconds)
 
@@ -172,8 +172,9 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
 def _collector_off() -> Iterator[None]:
     """Load the index with the cyclic garbage collector off, and leave what was loaded out of its rounds.
 
-    Collections over a growing heap that holds no garbage made restoring 100,000 sessions take 10 to 16 s in place of 2;
-    later, each full one would stop all sessions for seconds. (Measured; it is the process's own, so only `serve` does it.)
+    Collections over a growing heap that holds no garbage made restoring 100,000 sessions take 10 to 16 s in place
+    of 2; later, each full one would stop all sessions for seconds. (Measured; it is the process's own, so only
+    `serve` does it.)
     """
     gc.disable()
     try:

@@ -27,8 +27,8 @@ class Upstreams:
         """Open a link to the session's server.
 
         Raises:
-          ConnectFailed: also for a server that is not configured any more. That may be our own mistake, so the session is
-            kept: it goes on when the server is back in the configuration.
+          ConnectFailed: also for a server that is not configured any more. That may be our own mistake, so the
+            session is kept: it goes on when the server is back in the configuration.
           ConnectRejected
         """
         connector = self._connectors.get(session.server_id)

@@ -1,6 +1,7 @@
 """The gateway: which path is served by whom; what is asked before anything else; what happens when it stops.
 
-One handler for every request, whichever server carries it: `http1.py` on the hot road, hypercorn through `asgi.py` elsewhere.
+One handler for every request, whichever server carries it: `http1.py` on the hot road, hypercorn through `asgi.py`
+elsewhere.
 
     /servers/{name}/mcp     Streamable HTTP
     /mcp                    the same, when one server is configured

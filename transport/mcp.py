@@ -1,7 +1,8 @@
 """What MCP says about a message, apart from any connection. Protocol revisions live here and nowhere else.
 
-Pure. `classify_post` and its neighbours climb a ladder of checks; the first that fails is the answer. Refusals are values,
-with the HTTP status and the JSON-RPC error that the client gets (MCP 2025-11-25, basic/transports, Streamable HTTP).
+Pure. `classify_post` and its neighbours climb a ladder of checks; the first that fails is the answer. Refusals are
+values, with the HTTP status and the JSON-RPC error that the client gets (MCP 2025-11-25, basic/transports,
+Streamable HTTP).
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class End:
 def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Request | Notification | Answer | Rejection:
     """Say what a POST is.
 
-    The ladder: 1 content type (415), 2 accept (406), 3 JSON and JSON-RPC (400), 4 protocol version (400), 5 session id
-    (400). Whether the session exists (404) is for the registry to say.
+    The ladder: 1 content type (415), 2 accept (406), 3 JSON and JSON-RPC (400), 4 protocol version (400), 5 session
+    id (400). Whether the session exists (404) is for the registry to say.
     """
     if not _is_json(headers.get("content-type", "")):
         return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")

@@ -1,8 +1,9 @@
-"""Streamable HTTP for clients: revisions 2025-03-26, 2025-06-18 and 2025-11-25 (and what 2024-11-05 clients send here).
+"""Streamable HTTP for clients: revisions 2025-03-26, 2025-06-18 and 2025-11-25 (and what 2024-11-05 clients send
+here).
 
-A call is answered as plain JSON if its answer comes first and soon; the session turns any other into a stream, whose events are
-durable before they are sent. This file knows HTTP and sessions, not how sessions live: it asks a handle, and carries outcomes.
-A client that goes away ends its connection, never its call.
+A call is answered as plain JSON if its answer comes first and soon; the session turns any other into a stream,
+whose events are durable before they are sent. This file knows HTTP and sessions, not how sessions live: it asks a
+handle, and carries outcomes. A client that goes away ends its connection, never its call.
 """
 
 from __future__ import annotations
