@@ -40,6 +40,12 @@ class ReadLog(Protocol):
     async def __call__(self, session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]: ...
 
 
+# Most sessions in memory have nothing in their tails and no readers: these stand in until there is something, and save
+# a kilobyte for each.
+_NO_ORDER: deque[int] = deque(maxlen=0)
+_NOBODY = trio.lowlevel.ParkingLot()
+
+
 class EventLog:
     """The log of one resident session."""
 
@@ -50,10 +56,10 @@ class EventLog:
         self._read_log = read_log
         self._released = durable_through  # sequence; everything up to here may be shown
         self._tails: dict[int, deque[LogEntry]] = {}
-        self._order: deque[int] = deque()  # the stream of each entry in the tails, oldest first
+        self._order: deque[int] = _NO_ORDER  # the stream of each entry in the tails, oldest first
         self._bytes = 0
         self._readers: dict[int, StreamReader] = {}
-        self._waiters = trio.lowlevel.ParkingLot()
+        self._waiters = _NOBODY
 
     @property
     def has_readers(self) -> bool:
@@ -61,6 +67,8 @@ class EventLog:
 
     def append(self, entry: LogEntry) -> None:
         """Add an entry; its readers get it once it is released."""
+        if self._order is _NO_ORDER:
+            self._order = deque()
         self._tails.setdefault(entry.stream, deque()).append(entry)
         self._order.append(entry.stream)
         self._bytes += len(entry.body)
@@ -156,6 +164,8 @@ class EventLog:
 
     async def wait_changed(self) -> None:
         """Wait until something was released, or a stream or a reader ended. Cancellation: safe."""
+        if self._waiters is _NOBODY:
+            self._waiters = trio.lowlevel.ParkingLot()
         await self._waiters.park()
 
 

@@ -14,6 +14,7 @@ from actors import messages as say
 from actors.ids import STANDALONE_STREAM
 from actors.jsonrpc import Kind, Message, RequestId, with_id
 from actors.link import About, Failure
+from actors.sharing import shared
 from actors.state import Ask, Call, Handshake, LinkPhase
 from actors.turn import Turn
 
@@ -49,7 +50,7 @@ def _open(turn: Turn, call: Call, command: say.Receive) -> None:
         turn.do(say.Discard())
         return
     assert call.message is not None
-    handshake = Handshake(call.message.raw, message.raw, command.upstream_session_id)
+    handshake = Handshake(shared(call.message.raw), shared(message.raw), command.upstream_session_id)
     turn.happen(say.Opened(handshake))
     turn.answer(call, message, failed=False)
 

@@ -10,7 +10,6 @@ acknowledged facts.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import attrs
@@ -35,7 +34,7 @@ class Gate:
     def __init__(self, durable_revision: int, *, open_always: bool = False) -> None:
         self._durable_revision = durable_revision
         self._hard_revision = durable_revision
-        self._held: deque[Held] = deque()
+        self._held: list[Held] = []
         self._open_always = open_always
 
     @property
@@ -60,7 +59,7 @@ class Gate:
         self._durable_revision = max(self._durable_revision, revision)
         released: list[Held] = []
         while self._held and self._held[0].revision <= self._durable_revision:
-            released.append(self._held.popleft())
+            released.append(self._held.pop(0))
         return released
 
     def clear(self) -> list[Held]:

@@ -5,13 +5,12 @@ something and a request takes something. The user lane is bounded; the system la
 messages is about a call, a post or a commit of the session that is itself bounded, or is one of a link's messages,
 which the link reads no faster than its own socket.
 
-A deque and a parked task, in place of a memory channel and an Event: a round trip costs less than half (measured:
+Two lists and a parked task, in place of a memory channel and an Event: a round trip costs less than half (measured:
 146,000 against 82,000 round trips per second with 100 actors), and 100,000 idle mailboxes a third of the memory.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Generic, TypeVar
 
 import trio
@@ -31,8 +30,9 @@ class Mailbox(Generic[Item]):
     __slots__ = ("_owner", "_system", "_user", "_user_max")
 
     def __init__(self, user_max: int = 64) -> None:
-        self._system: deque[Item] = deque()
-        self._user: deque[Item] = deque()
+        # Lists: an empty deque takes 760 bytes, an empty list 56; and these are short when anything is taken from them.
+        self._system: list[Item] = []
+        self._user: list[Item] = []
         self._user_max = user_max
         self._owner: trio.lowlevel.Task | None = None
 
@@ -63,9 +63,9 @@ class Mailbox(Generic[Item]):
     def get_nowait(self) -> Item | None:
         """Take the next item, or None if there is none now."""
         if self._system:
-            return self._system.popleft()
+            return self._system.pop(0)
         if self._user:
-            return self._user.popleft()
+            return self._user.pop(0)
         return None
 
     def clear(self) -> None:
@@ -82,12 +82,11 @@ class Mailbox(Generic[Item]):
             return
         assert self._owner is None, "a mailbox has one owner"
         self._owner = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._owner = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
+        self._owner = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class OneShot(Generic[Outcome]):
@@ -119,11 +118,10 @@ class OneShot(Generic[Outcome]):
         """
         if self._outcome is None:
             self._waiter = trio.lowlevel.current_task()
-
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._waiter = None
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
         assert self._outcome is not None
         return self._outcome
+
+    def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
+        self._waiter = None
+        return trio.lowlevel.Abort.SUCCEEDED

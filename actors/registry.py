@@ -7,12 +7,12 @@ still loading.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import attrs
 import structlog
 import trio
+from msgspec.structs import replace
 
 from actors import messages as say
 from actors.ids import Principal, SessionId
@@ -72,20 +72,8 @@ class Registry:
     # ---- the index ----
 
     def learn(self, headers: Iterable[SnapshotHeader]) -> None:
-        """Add stored sessions to the index. Repeated strings are shared: an entry is to cost a few hundred bytes."""
-        shared: dict[str, str] = {}
-        intern = sys.intern
-        for header in headers:
-            owner = shared.setdefault(header.owner, header.owner)
-            self._index[SessionId(header.session_id)] = SnapshotHeader(
-                header.session_id,
-                header.revision,
-                intern(header.server_id),
-                owner,
-                intern(header.failure),
-                header.last_active_unix_s,
-                header.expires_unix_s,
-            )
+        """Add stored sessions to the index."""
+        self._index.update((SessionId(header.session_id), header) for header in headers)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -160,11 +148,8 @@ class Registry:
         return actor
 
     async def _run(self, actor: SessionActor) -> None:
-        def gave_up(error: Exception) -> None:
-            self._abandon(actor.session_id, "crash_loop")
-
         try:
-            await supervise(ChildSpec(f"session {actor.session_id[:6]}", actor.run, gave_up=gave_up))
+            await supervise(ChildSpec("session", actor.run, gave_up=actor.gave_up))
         finally:
             if self._residents.get(actor.session_id) is actor:
                 del self._residents[actor.session_id]
@@ -181,7 +166,7 @@ class Registry:
         header = self._index.get(session_id)
         log.error("session is uninitialized", session=session_id[:6], reason=reason)
         if header is not None:
-            self._index[session_id] = attrs.evolve(header, failure=reason)
+            self._index[session_id] = replace(header, failure=reason)
 
     # ---- removing ----
 

@@ -81,6 +81,26 @@ class StoreRefused(Exception):
 class SessionActor:
     """A live session. Made by the registry; runs in its own supervised task."""
 
+    __slots__ = (
+        "_changed",
+        "_connecting",
+        "_ended",
+        "_fresh",
+        "_gate",
+        "_inbox",
+        "_last_turn_seconds",
+        "_link",
+        "_log",
+        "_mailbox",
+        "_shared",
+        "_state",
+        "_tickets",
+        "_updating",
+        "_waiting",
+        "load_failure",
+        "session_id",
+    )
+
     def __init__(
         self,
         session_id: SessionId,
@@ -112,7 +132,7 @@ class SessionActor:
         self._ended = False
         self._updating: trio.StrictFIFOLock | None = None
         self._last_turn_seconds = trio.current_time()
-        self.load_failure = ""  # why its record could not be loaded, where that is for good
+        self.load_failure = ""  # why it cannot live, where that is for good
 
     def __repr__(self) -> str:
         return f"<SessionActor {self.session_id[:6]}… {'ended' if self._ended else 'live'}>"
@@ -212,26 +232,23 @@ class SessionActor:
 
         Cancellation: safe at any point; memory is forgotten, as after a crash.
         """
+        turns = 0
         while not self._ended:
             try:
-                await self._live()
+                await self._come_to_life()
+                while not self.ended:
+                    item = self._mailbox.get_nowait()
+                    if item is None:
+                        await self._mailbox.wait()
+                        continue
+                    self._take(item)
+                    turns += 1
+                    if turns % TURNS_PER_CHECKPOINT == 0:
+                        await trio.lowlevel.checkpoint()
             except StoreRefused as refused:
                 log.warning("session goes back to what is durable", session=self.session_id[:6], why=str(refused))
             finally:
                 self._forget_memory()
-
-    async def _live(self) -> None:
-        await self._come_to_life()
-        while not self._ended:
-            for _ in range(TURNS_PER_CHECKPOINT):
-                item = self._mailbox.get_nowait()
-                if item is None:
-                    await self._mailbox.wait()
-                    continue
-                self._take(item)
-                if self.ended:
-                    return
-            await trio.lowlevel.checkpoint()
 
     async def _come_to_life(self) -> None:
         if self._fresh is not None:
@@ -254,6 +271,10 @@ class SessionActor:
                 return
             self._adopt(from_snapshot(snapshot))
             self._decide(say.Recovered())
+
+    def gave_up(self, error: Exception) -> None:
+        """Take note that it crashed too often to be started again."""
+        self.load_failure = "crash_loop"
 
     def _end(self, outcome: say.NotDone) -> None:
         """Take nothing more, and say so to whoever waits."""

@@ -13,6 +13,7 @@ import attrs
 
 from actors.ids import Principal, SessionId
 from actors.jsonrpc import RequestId
+from actors.sharing import shared
 from actors.state import Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
 from persistence.records import Snapshot, SnapshotHeader
 
@@ -97,7 +98,7 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         failed_unix_s=failed_unix_s,
         client_transport=client_transport,
         upstream_transport=upstream_transport,
-        handshake=None if handshake is None else Handshake(*handshake),
+        handshake=None if handshake is None else Handshake(*map(_shared, handshake)),
         setup=fields["setup"],
         streams={row[0]: Stream(*row) for row in fields["streams"]},
         next_stream=fields["next_stream"],
@@ -112,6 +113,10 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         context=fields["context"],
         metadata=fields["metadata"],
     )
+
+
+def _shared(value: Any) -> Any:
+    return shared(value) if isinstance(value, bytes) else value
 
 
 def _call(row: list[Any], *, ticket: int) -> Call:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 import trio
+from msgspec.structs import replace
 
 from persistence.codec import Codec
 from persistence.records import (
@@ -95,7 +96,7 @@ class MemoryStore:
         except SnapshotCorrupt as error:
             aside = Quarantined(session_id, str(error), time.time(), len(row.record))
             self._quarantine.append((aside, row.record))
-            row.header, row.record = attrs.evolve(row.header, failure="corrupt"), b""
+            row.header, row.record = replace(row.header, failure="corrupt"), b""
             raise
 
     async def read_log(self, session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]:

@@ -249,10 +249,11 @@ class _Database:
     def scan(self, after: int, limit: int) -> tuple[Sequence[SnapshotHeader], int | None]:
         with self._reading():
             rows = self._connection.execute(sqlite_statements.SCAN, (after, limit + 1)).fetchall()
-        # Many sessions, few servers: one string for each server, not one for each session.
+        # Many sessions, few servers and owners: one string for each of those, not one for each session.
+        intern = sys.intern
         page = [
-            SnapshotHeader(session_id, revision, sys.intern(server_id), *rest)
-            for _, session_id, revision, server_id, *rest in rows[:limit]
+            SnapshotHeader(session_id, revision, intern(server_id), intern(owner), intern(failure), active, expires)
+            for _, session_id, revision, server_id, owner, failure, active, expires in rows[:limit]
         ]
         return page, rows[limit - 1][0] if len(rows) > limit else None
 

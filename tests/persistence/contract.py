@@ -11,6 +11,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from persistence.codec import Codec, Unencodable
 from persistence.records import Batch, Fence, SnapshotHeader, Trim
@@ -197,7 +198,7 @@ async def test_what_cannot_be_stored_leaves_nothing_of_its_batch(store: Store, f
         with pytest.raises(Unencodable):
             await store.commit(Batch(fence, (snapshot("good"), snapshot("bad", fields={"x": bad})), (entry("good"),)))
     for unstorable in (float("nan"), 2**63):
-        header = attrs.evolve(snapshot().header, expires_unix_s=unstorable, revision=int(unstorable == 2**63) and 2**63)
+        header = replace(snapshot().header, expires_unix_s=unstorable, revision=int(unstorable == 2**63) and 2**63)
         with pytest.raises(Unencodable):
             await store.commit(Batch(fence, (snapshot("good"), attrs.evolve(snapshot(), header=header))))
     assert await store.scan() == ([], None)

@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 import msgpack
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 from persistence import codec as codec_module
 from persistence.codec import Codec, Unencodable
@@ -83,7 +84,7 @@ def test_a_record_fits_its_own_header_only(snapshot: Snapshot, other: SnapshotHe
 def test_each_header_column_is_bound_to_its_record(change: dict[str, Any]) -> None:
     sealed = Codec().seal_snapshot(snapshot())
     with pytest.raises(SnapshotCorrupt):
-        Codec().open_snapshot(attrs.evolve(snapshot().header, **change), sealed)
+        Codec().open_snapshot(replace(snapshot().header, **change), sealed)
 
 
 @pytest.mark.parametrize("change", [{"session_id": "t"}, {"sequence": 2}, {"stream": 1}, {"offset": 2}])
