@@ -27,7 +27,7 @@ from transport.handler import (
     is_expected,
 )
 from transport.head import CHUNKED, ParsedHead, parse_head, refuse_endless_head
-from transport.wire import PROGRESS_BYTES, RECEIVE_LARGE_BYTES, Interrupted, Wire, WireBroken
+from transport.wire import PROGRESS_BYTES, RECEIVE_BYTES, RECEIVE_LARGE_BYTES, Interrupted, Wire, WireBroken
 
 _OPEN, _STREAMING, _ANSWERED = range(3)  # how far an exchange's answer is
 _LINGER_BYTES_MAX = 1024 * 1024  # read and thrown away behind a refusal, so that the client gets to read it
@@ -208,7 +208,7 @@ class Connection:
         missing = length - len(self._buffer)
         self._buffer = b""
         while missing > 0:
-            piece = await self._receive_more()
+            piece = await self._receive_more(RECEIVE_LARGE_BYTES)
             pieces.append(piece)
             missing -= len(piece)
         if missing < 0:
@@ -221,15 +221,17 @@ class Connection:
         size = len(pieces[0])
         self._buffer = b""
         while not decoder.done and size <= self._limits.body_bytes_max:
-            pieces.append(decoder.feed(await self._receive_more()))
+            # Small reads: decoding 16 KiB of the smallest chunks that are let through takes 3 ms, in which nothing
+            # else runs.
+            pieces.append(decoder.feed(await self._receive_more(RECEIVE_BYTES)))
             size += len(pieces[-1])
         if size > self._limits.body_bytes_max:
             raise BodyTooLarge(f"the body is larger than {self._limits.body_bytes_max} bytes")
         self._buffer = decoder.rest
         return b"".join(pieces)
 
-    async def _receive_more(self) -> bytes:
-        data = await self._wire.receive(RECEIVE_LARGE_BYTES)
+    async def _receive_more(self, bytes_max: int) -> bytes:
+        data = await self._wire.receive(bytes_max)
         if not data:
             raise ClientGone("the client closed the connection in the middle of a request")
         return data
