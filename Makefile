@@ -24,7 +24,8 @@ help: ## show this
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 serve: $(VENV)/installed $(TIME_SERVER) ## serve mcp-server-time on http://$(LISTEN)/mcp, sessions in $(STORE)
-	$(BIN)/outlast serve --listen "$(LISTEN)" --store "$(STORE)" --server time=stdio:$(TIME_SERVER)
+	@# exec: a signal for make is to reach the gateway, and not a shell between them
+	exec $(BIN)/outlast serve --listen "$(LISTEN)" --store "$(STORE)" --server time=stdio:$(TIME_SERVER)
 
 test: $(VENV)/installed-test ## run all tests
 	$(BIN)/python -m pytest
