@@ -193,6 +193,5 @@ def _flip(record: bytes, bit: int) -> bytes:
 
 def _sealed(payload: bytes, head: bytes = b"OL\x01\x00\x00\x01\x00\x00\x00\x00") -> bytes:
     """Seal any payload as the codec would, for the header of `snapshot()`."""
-    header = snapshot().header
-    about = msgpack.packb(("snapshot", *attrs.astuple(header)))
+    about = msgpack.packb(("snapshot", "s", 1, "linear", "owner-digest", "", 1000.5, 2000.25))
     return head + struct.pack(">I", zlib.crc32(about + head + payload)) + payload

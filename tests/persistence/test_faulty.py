@@ -14,9 +14,11 @@ from tests.persistence.faulty import FaultyStore
 from tests.persistence.making import snapshot
 from tests.persistence.places import FaultyPlace, Place
 
+pytestmark = pytest.mark.jumping_time
+
 
 @pytest.fixture
-def place(autojump_clock: trio.testing.MockClock) -> Place:
+def place() -> Place:
     return FaultyPlace()
 
 
@@ -41,7 +43,7 @@ async def test_an_operation_may_happen_and_its_answer_be_lost() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-async def test_a_crash_leaves_a_commit_in_flight_to_chance(keep: bool, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_crash_leaves_a_commit_in_flight_to_chance(keep: bool) -> None:
     disk = MemoryStore()
     store = FaultyStore(disk, commit_seconds=1)
     fence = await store.claim("test")
