@@ -36,7 +36,8 @@ class ResponseHead:
 
     def text(self, name: bytes) -> str:
         """Give a header's value; "" if it is not there."""
-        return self.fields.get(name, b"").decode("latin-1").strip()
+        value = self.fields.get(name)
+        return "" if value is None else value.decode("latin-1").strip()
 
     @property
     def media_type(self) -> str:
@@ -54,6 +55,8 @@ class ResponseHead:
     @property
     def keep_alive_seconds(self) -> float | None:
         """How long the other side promises to keep an idle connection (`Keep-Alive: timeout=5`)."""
+        if b"keep-alive" not in self.fields:
+            return None
         for part in self.text(b"keep-alive").split(","):
             name, _, value = part.strip().partition("=")
             if name.lower() == "timeout" and value.strip().isdigit():

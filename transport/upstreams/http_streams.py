@@ -30,11 +30,11 @@ class EventStream:
         self.settled = False  # the request was answered, or given up
         self.malformed_last = False
         self._retry_seconds = _RETRY_SECONDS_DEFAULT
-        self._parser = Parser()
+        self._parser: Parser | None = None  # made when needed: most calls are answered by a plain document
 
     def reconnected(self) -> None:
         """Begin with the bytes of another connection."""
-        self._parser = Parser()
+        self._parser = None
 
     def retry_seconds(self, limit_seconds: float) -> float:
         """How long the upstream wants to be left alone before the stream is resumed."""
@@ -46,6 +46,8 @@ class EventStream:
         Raises:
           EventTooLarge
         """
+        if self._parser is None:
+            self._parser = Parser()
         for event in self._parser.feed(data):
             if event.retry_ms is not None:
                 self._retry_seconds = event.retry_ms / 1000

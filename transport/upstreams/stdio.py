@@ -27,6 +27,7 @@ from transport.upstreams.lines import LineSplitter
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
 _OURS = ("OUTLAST_", "SESSION_")  # this gateway's settings, its encryption key among them
 _OURS_TOO = frozenset(("REDIS_URL",))
+_ADOPTION_SECONDS_MAX = 1.0  # a task that was asked for starts at the loop's next turn
 
 _log = structlog.get_logger(__name__)
 
@@ -127,6 +128,7 @@ class StdioConnector:
         handshake = session.handshake
         link = StdioLink(child, inbox if handshake is None else rehearsal, self.limits, self.command[0])
         inbox.start_soon(link.run)
+        await link.see_running()
         if handshake is None:
             return link
         try:
@@ -183,6 +185,7 @@ class StdioLink:
         self._limits = limits
         self._log = _log.bind(command=name, pid=child.pid)
         self._scope = trio.CancelScope()
+        self._running = trio.Event()
         self._gone = ""  # why nothing can be sent any more
         self._closed = False
         self._in_flight: dict[RequestId, int | str | None] = {}  # the progress token of each request
@@ -240,11 +243,32 @@ class StdioLink:
         self._in_flight.clear()
         self._by_token.clear()
 
+    async def see_running(self) -> None:
+        """Make sure that `run` has taken the process over; else end it here.
+
+        A session that is closed in this very instant starts no tasks any more, and nobody else knows of the process.
+
+        Raises:
+          ConnectFailed
+
+        Cancellation: waits on, for a second at most.
+        """
+        with trio.move_on_after(_ADOPTION_SECONDS_MAX) as scope:
+            scope.shield = True
+            await self._running.wait()
+        if not self._running.is_set():
+            self.close(end_session=True)
+            await self._end_child()
+            raise ConnectFailed("the session was closed")
+
     async def run(self) -> None:
         """Read and write until the process ends or the link is closed, then see to it that the process is gone.
 
         Cancellation: the process is ended; that takes as long as `ChildProcess.end` does.
         """
+        if self._closed:
+            return
+        self._running.set()
         exited = False
         try:
             with self._scope:
@@ -253,11 +277,14 @@ class StdioLink:
             self._gone = self._gone or "the process has ended"
             if not exited:
                 self._report_lost("closed its output")
-            await self._child.end(
-                close_seconds=self._limits.close_seconds, terminate_seconds=self._limits.terminate_seconds
-            )
+            await self._end_child()
         if exited:
             self._report_lost(_describe_exit(self._child.exit_code))
+
+    async def _end_child(self) -> None:
+        await self._child.end(
+            close_seconds=self._limits.close_seconds, terminate_seconds=self._limits.terminate_seconds
+        )
 
     async def _talk(self) -> bool:
         """Carry messages until the process has exited (True) or has closed its output (False)."""

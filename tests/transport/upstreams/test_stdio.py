@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import msgspec
@@ -423,6 +425,47 @@ async def test_cancelled_re_opening_ends_the_process() -> None:
             nursery.start_soon(_cancel_when_started, inbox, scope)
             await reopen("for message in messages(): pass", inbox)
         assert scope.cancelled_caught
+
+
+class ClosedInbox(RecordingInbox):
+    """An inbox of a session that is closed already: it starts nothing."""
+
+    def start_soon(self, run: Callable[..., Awaitable[object]], *args: object) -> None:
+        self.tasks_started += 1
+
+
+async def test_process_of_a_session_that_is_closed_already_is_ended() -> None:
+    started: list[int] = []
+    real = subprocess.Popen
+
+    def watch(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = real(*args, **options)
+        started.append(os.pidfd_open(process.pid))
+        return process
+
+    async with trio.open_nursery() as nursery:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subprocess, "Popen", watch)
+            patch.setattr("transport.upstreams.stdio._ADOPTION_SECONDS_MAX", 0.05)
+            with pytest.raises(ConnectFailed):
+                await connector(ECHO)(new_session(), ClosedInbox(nursery))
+    (handle,) = started
+    assert select.select([handle], [], [], 0)[0]
+    os.close(handle)
+
+
+async def test_connecting_that_was_cancelled_before_it_began_leaves_no_process() -> None:
+    async with trio.open_nursery() as nursery:
+        inbox = RecordingInbox(nursery)
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_soon, scope)
+            await reopen("for message in messages(): pass", inbox)
+        assert scope.cancelled_caught
+        # the nursery ends only when the process has
+
+
+async def _cancel_soon(scope: trio.CancelScope) -> None:
+    scope.cancel()
 
 
 async def _cancel_when_started(inbox: RecordingInbox, scope: trio.CancelScope) -> None:
