@@ -114,8 +114,14 @@ class SessionHandle:
         Raises:
           SessionNotFound, SessionUnavailable
         """
-        _require(await self.ask(say.Look))
-        return self.actor().state
+        return (await self._loaded_actor()).state
+
+    async def _loaded_actor(self) -> SessionActor:
+        actor = self.actor()
+        if not actor.is_loaded:
+            _require(await self.ask(say.Look))
+            actor = self.actor()
+        return actor
 
     async def request(self, method: str, params: object = None, *, id: jsonrpc.RequestId | None = None) -> Any:
         """Ask the other side, and give its result.
@@ -173,8 +179,7 @@ class SessionHandle:
 
         Cancellation: inside the block nothing is changed; while it ends the change may or may not be kept.
         """
-        _require(await self.ask(say.Look))
-        actor = self.actor()
+        actor = await self._loaded_actor()
         async with actor.updating:
             values = dict(actor.state.values)
             yield values
