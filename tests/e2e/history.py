@@ -50,7 +50,7 @@ class SessionHistory:
     """One session that a client was given: its calls by key, and what came on its own stream."""
 
     url: str = ""  # where it was opened
-    own_stream_denied: bool = False  # its GET was refused for good
+    denied: bool = False  # it, or its own stream, was said not to exist
     calls: dict[str, CallHistory] = attrs.field(factory=dict)
     own_stream: list[Frame] = attrs.field(factory=list)
 
@@ -84,8 +84,8 @@ def violations(history: History, evidence: Evidence) -> list[str]:
         name = f"session {session_id[:8]}"
         if session_id not in evidence.answering:
             found.append(f"{name} was given to a client and does not answer")
-        if session.own_stream_denied:
-            found.append(f"{name} was refused its own stream")
+        if session.denied:
+            found.append(f"{name} was given to a client, which was then told that it does not exist")
         found += (f"{name}: {text}" for text in _broken_ids(session))
         found += (f"{name}: {text}" for text in _backward_counter(session))
         for key, call in session.calls.items():

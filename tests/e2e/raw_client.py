@@ -242,7 +242,7 @@ class RawClient:
             assert isinstance(event, h11.Response), event
             yield AnswerStream(transport, wire, event)
 
-    def _headers(self, host: str, body: bytes, changes: Mapping[str, str | None]) -> list[tuple[str, bytes]]:
+    def _headers(self, host: str, body: bytes, changes: Mapping[str, str | None]) -> list[tuple[bytes, bytes]]:
         usual = {
             "host": host,
             "accept": "application/json, text/event-stream",
@@ -252,7 +252,7 @@ class RawClient:
             "mcp-protocol-version": self.protocol_version,
         }
         headers = {**usual, **changes}
-        return [(name, value.encode("latin-1")) for name, value in headers.items() if value is not None]
+        return [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]
 
 
 def text_of(answer: Json) -> str:

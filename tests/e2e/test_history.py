@@ -132,11 +132,11 @@ def test_call_without_an_end_is_found(ending: Ending) -> None:
     assert ending.value in found
 
 
-def test_refused_stream_is_found() -> None:
+def test_denied_session_is_found() -> None:
     history, evidence = true_history()
-    history.sessions[SESSION].own_stream_denied = True
+    history.sessions[SESSION].denied = True
     [found] = violations(history, evidence)
-    assert "refused its own stream" in found
+    assert "does not exist" in found
 
 
 def test_second_answer_is_found() -> None:

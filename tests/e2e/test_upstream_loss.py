@@ -14,8 +14,8 @@ from tests.e2e.waiting import wait_until, wait_until_asked
 # Log levels are deprecated as of 2026-07-28; sessions speak what was before.
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 
-# A request to an upstream that is down waits this long for it: here as little as shows that it waits.
-SHORT_WAIT = {"OUTLAST_RESTORE_WAIT_SECONDS": "0.5"}
+# A request to an upstream that is down waits this long for it: here less than makes a stream of its answer.
+SHORT_WAIT = {"OUTLAST_RESTORE_WAIT_SECONDS": "0.1"}
 
 
 async def opened(gateway: Gateway) -> RawClient:

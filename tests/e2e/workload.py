@@ -7,6 +7,7 @@ event id, and knows nothing of the outcome otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections import Counter
@@ -21,23 +22,26 @@ from tests.e2e.sdk_client import unique_key
 from tests.e2e.server_sent_events import Frame
 from tests.e2e.waiting import DEADLINE_SECONDS, wait_until_asked
 
-CALLS_PER_SESSION = 10  # well under the number of streams that a session keeps for replay
+OPEN_SECONDS = 60.0  # a stdio server takes longer to start than a gateway is left alive between two kills
 _RETRY_SECONDS = 0.02  # between attempts at a gateway that is being restarted
 
 
 class Worker:
     """One client of one server behind the gateway."""
 
-    def __init__(self, url: str, history: History, *, seed: int, counts: bool) -> None:
+    def __init__(self, url: str, history: History, *, seed: int, counts: bool, calls_per_session: int) -> None:
         """Make a worker.
 
         Args:
           counts: whether this server's sessions survive a crash of the gateway, so that counters only rise.
+          calls_per_session: fewer than the streams that a session keeps for replay.
         """
         self._url = url
         self._history = history
         self._random = random.Random(seed)
+        self._calls_per_session = calls_per_session
         self._tools = ["progress", "progress", "sleep", "change_tools", *["counter"] * (2 * counts)]
+        self.results = 0  # calls that ended with a result
         self.resumed = 0  # calls that went on after their connection broke: what the scenario is there to see
         self._stopping = trio.Event()
 
@@ -48,22 +52,22 @@ class Worker:
     async def run(self) -> None:
         """Work until told to stop."""
         while not self._stopping.is_set():
-            client = await self._open()
+            client = RawClient(self._url)
+            # Of a session that was opened without our being told (the connection broke) we know nothing.
+            await _until_done(client.initialize)
             session = self._history.sessions[client.session_id] = SessionHistory(self._url)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, client, session)
-                for _ in range(CALLS_PER_SESSION):
-                    await self._call(client, session)
-                    if self._stopping.is_set():
-                        break
-                nursery.cancel_scope.cancel()
+            session.denied = not await _until_done(client.confirm)
+            if not session.denied:
+                await self._use(client, session)
 
-    async def _open(self) -> RawClient:
-        """Open a session. Of one that was opened without our being told (it broke) we know nothing."""
-        client = RawClient(self._url)
-        await wait_until_asked("a session was opened", lambda: _done(client.initialize))
-        await wait_until_asked("the handshake was done", lambda: _done(client.confirm))
-        return client
+    async def _use(self, client: RawClient, session: SessionHistory) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, client, session)
+            for _ in range(self._calls_per_session):
+                await self._call(client, session)
+                if self._stopping.is_set():
+                    break
+            nursery.cancel_scope.cancel()
 
     async def _call(self, client: RawClient, session: SessionHistory) -> None:
         key = unique_key()
@@ -79,6 +83,7 @@ class Worker:
         if call.ending is Ending.OPEN:
             await self._resume(client, call, message["id"])
             self.resumed += 1
+        self.results += call.ending is Ending.RESULT
         if call.ending is Ending.REFUSED:
             await trio.sleep(_RETRY_SECONDS)
 
@@ -121,7 +126,7 @@ class Worker:
             try:
                 async with client.get(heard[-1].id if heard else None) as stream:
                     if stream.status not in (200, 503):
-                        session.own_stream_denied = True
+                        session.denied = True
                         return
                     while stream.status == 200 and (frame := await stream.next_frame(seconds=math.inf)):
                         heard.append(frame)
@@ -130,13 +135,17 @@ class Worker:
             await trio.sleep(_RETRY_SECONDS)
 
 
-async def _done(step: Callable[[], Awaitable[int]]) -> bool:
-    try:
-        status = await step()
-    except ConnectionBroken:
-        return False
-    assert status in (200, 202, 503), status
-    return status != 503
+async def _until_done(step: Callable[[], Awaitable[int]]) -> bool:
+    """Try until it is done (True) or refused for good (False); a gateway that is being restarted is neither."""
+    statuses = [503]
+
+    async def is_final() -> bool:
+        with contextlib.suppress(ConnectionBroken):
+            statuses.append(await step())
+        return statuses[-1] != 503
+
+    await wait_until_asked("the gateway took it", is_final, seconds=OPEN_SECONDS)
+    return statuses[-1] in (200, 202)
 
 
 def _take_message(message: Json, call: CallHistory, request_id: object) -> None:
