@@ -11,6 +11,8 @@ connection is left to carry.
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -20,6 +22,7 @@ import structlog
 import trio
 
 from actors.link import Failure
+from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.http_connection import Connection, Job, Lane
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import Origin
@@ -162,6 +165,7 @@ class _Lanes:
         self.open: set[Connection] = set()  # all but the standing ones
         self.opening = 0
         self.standing = 0
+        self._connects_failed = 0
         self._standing_open: set[Connection] = set()
         self.waiting: deque[Job] = deque()
         self.urgent: deque[Job] = deque()
@@ -178,7 +182,7 @@ class _Lanes:
                     return
         queue = self.urgent if job.lane is Lane.URGENT else self.waiting
         if len(queue) >= self._limits.waiting_max:
-            job.failed(Failure.NOT_SENT, f"{len(queue)} requests already wait for {self._origin}")
+            job.failed(Failure.NOT_SENT, f"{len(queue)} requests already wait for the upstream")
             return
         job.since = trio.current_time()
         queue.append(job)
@@ -211,7 +215,7 @@ class _Lanes:
                 connection.close("idle")
         for queue in (self.urgent, self.waiting):
             while queue and now - queue[0].since > self._limits.waiting_seconds_max:
-                self._refuse(queue.popleft(), f"no connection to {self._origin} became free in time")
+                self._refuse(queue.popleft(), "no connection to the upstream became free in time")
 
     def refuse_waiting(self, detail: str) -> None:
         for queue in (self.urgent, self.waiting):
@@ -220,7 +224,7 @@ class _Lanes:
 
     def _submit_standing(self, job: Job, nursery: trio.Nursery) -> None:
         if self.standing >= self._limits.standing_max:
-            job.failed(Failure.NOT_SENT, f"{self.standing} streams of {self._origin} are open already")
+            job.failed(Failure.NOT_SENT, f"{self.standing} streams of the upstream are open already")
             return
         self.standing += 1
         nursery.start_soon(self._stand, job)
@@ -260,7 +264,7 @@ class _Lanes:
         try:
             self.free(connection)
             if connection.closed:  # at once: trying again and again would keep what waits waiting
-                self._connect_failed(f"{self._origin} accepts connections and closes them")
+                self._connect_failed(self._note_failure("it accepts connections and closes them"))
             await connection.serve()
         finally:
             self.open.discard(connection)
@@ -292,10 +296,17 @@ class _Lanes:
             with trio.fail_after(self._limits.connect_seconds_max):
                 wire = await open_wire(self._origin.host, self._origin.port, self._tls_for(self._origin))
         except trio.TooSlowError:
-            return f"{self._origin} did not accept a connection within {self._limits.connect_seconds_max:g} s"
+            return self._note_failure(f"nothing came for {self._limits.connect_seconds_max:g} s")
         except OSError as error:
-            return f"no connection to {self._origin}: {error}"
+            return self._note_failure(_why(error))
         return Connection(wire, self)
+
+    def _note_failure(self, why: str) -> str:
+        """Log a failed attempt. What is returned may reach clients, whom the upstream's address does not concern."""
+        self._connects_failed += 1
+        if is_power_of_two(self._connects_failed):  # a host that is down fails thousands of them
+            _log.warning("upstream_not_connected", upstream=str(self._origin), why=why, count=self._connects_failed)
+        return f"no connection to the upstream: {why}"
 
     def _connect_failed(self, detail: str) -> None:
         """Each failed attempt was made for one job: refuse one, so that nobody waits for a host that is down."""
@@ -316,6 +327,17 @@ class _Lanes:
         """The other side closed an idle connection: from now on be earlier."""
         seconds = connection.silent_seconds(trio.current_time()) * 0.8
         self._idle_seconds_max = max(_IDLE_SECONDS_LEARNED_MIN, min(self._idle_seconds_max, seconds))
+
+
+def _why(error: OSError) -> str:
+    """Say why connecting failed; trio keeps the reasons, one per address tried, in the cause."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    reason = cause if isinstance(cause, OSError) else error
+    if isinstance(reason, ssl.SSLError | socket.gaierror):  # their numbers are not the system's
+        return reason.strerror or type(reason).__name__
+    return os.strerror(reason.errno) if reason.errno else type(reason).__name__
 
 
 class _Fetch(Job):

@@ -27,7 +27,7 @@ from transport.upstreams.stdio import StdioConnector, StdioLimits, StdioLink, as
 
 # Real processes run on real time: waits below end when something happens, and these only bound how patient the
 # link is with children that are made to ignore it.
-QUICK = StdioLimits(close_seconds=0.05, terminate_seconds=0.05, last_words_seconds=0.05)
+QUICK = StdioLimits(close_seconds=0.05, terminate_seconds=0.05, last_words_seconds=1.0)
 
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
@@ -235,7 +235,8 @@ async def test_last_words_of_an_exiting_process_are_heard() -> None:
 
 
 async def test_closed_stdout_loses_the_link_and_ends_the_process() -> None:
-    async with running("next(messages()); os.close(1); time.sleep(1000)") as child:
+    limits = attrs.evolve(QUICK, last_words_seconds=0.05)
+    async with running("next(messages()); os.close(1); time.sleep(1000)", limits) as child:
         assert await child.ask() == Lost("the server process closed its output")
     assert child.link._child.exit_code is not None
 
@@ -316,6 +317,33 @@ async def test_cancelled_runtime_leaves_no_process_behind() -> None:
         nursery.cancel_scope.cancel()
     await grandchild.wait_ended()
     assert link._child.exit_code == -signal.SIGKILL
+
+
+GATEWAY = """
+import sys, trio
+from tests.transport.upstreams.recording_inbox import RecordingInbox
+from tests.transport.upstreams.bed import new_session
+from transport.upstreams.stdio import StdioConnector
+async def main():
+    async with trio.open_nursery() as nursery:
+        link = await StdioConnector((sys.executable, "-c", "import sys; sys.stdin.read()"))(
+            new_session(), RecordingInbox(nursery))
+        print(link._child.pid, flush=True)
+trio.run(main)
+"""
+
+
+async def test_process_ends_when_the_gateway_is_killed() -> None:
+    gateway = await start_child((sys.executable, "-c", GATEWAY), environment=os.environ, directory=os.getcwd())
+    output = b""
+    while not output.endswith(b"\n"):
+        output += await gateway.read_output()
+    handle = os.pidfd_open(int(output))
+    os.kill(gateway.pid, signal.SIGKILL)
+    with trio.fail_after(20):
+        await trio.lowlevel.wait_readable(handle)
+    os.close(handle)
+    await gateway.end(close_seconds=0.05, terminate_seconds=0.05)
 
 
 async def test_nothing_is_told_after_close() -> None:
@@ -481,7 +509,8 @@ async def test_real_server_initializes_lists_and_answers() -> None:
     command = (sys.executable, "-m", "mcp_server_time")
     async with trio.open_nursery() as nursery:
         inbox = RecordingInbox(nursery)
-        link = await StdioConnector(command)(new_session(), inbox)
+        patient = StdioLimits(close_seconds=30.0)
+        link = await StdioConnector(command, limits=patient)(new_session(), inbox)
         child = Running(link, inbox)
         assert result_of(await child.ask(INITIALIZE))["protocolVersion"] == VERSION
         assert await child.ask(jsonrpc.notification("notifications/initialized")) == Delivered(TICKET)
