@@ -68,10 +68,12 @@ class Mailbox(Generic[Item]):
             return self._user.pop(0)
         return None
 
-    def clear(self) -> None:
-        """Drop everything that is queued."""
+    def clear(self) -> list[Item]:
+        """Drop everything that is queued, and give it."""
+        dropped = self._system + self._user
         self._system.clear()
         self._user.clear()
+        return dropped
 
     async def wait(self) -> None:
         """Wait until there is something to take. One task may wait.

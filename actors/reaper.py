@@ -8,12 +8,15 @@ backup), so it stops and says so; after an hour, in which somebody can look, it 
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import attrs
 import structlog
 import trio
 
 from actors.ids import SessionId
 from actors.registry import REAPED_REASONS, Registry
+from actors.session import SessionActor
 from persistence.records import SnapshotHeader
 
 log = structlog.get_logger("outlast.reaper")
@@ -74,9 +77,17 @@ def brake(due: int, sessions: int, rules: ReaperRules) -> int | None:
 class Reaper:
     """Sweeps one registry."""
 
-    def __init__(self, registry: Registry, rules: ReaperRules = ReaperRules()) -> None:
+    def __init__(
+        self, registry: Registry, rules: ReaperRules = ReaperRules(), *, resident_sessions_max: int = 10_000
+    ) -> None:
+        """
+        Args:
+          rules: when a session goes.
+          resident_sessions_max: with more in memory, the longest idle leave before their time.
+        """
         self._registry = registry
         self._rules = rules
+        self._resident_sessions_max = resident_sessions_max
         self._braked_since: float | None = None
         self.reaped = 0
         self.passivated = 0
@@ -124,6 +135,7 @@ class Reaper:
     def _passivate_idle(self, now_unix_s: float) -> set[SessionId]:
         """Let idle actors go; give those that are not idle."""
         in_use: set[SessionId] = set()
+        idle: list[tuple[float, SessionActor]] = []
         for actor in self._registry.residents():
             idle_seconds = actor.idle_seconds()
             limit = (
@@ -134,6 +146,14 @@ class Reaper:
             if idle_seconds == 0.0 or (actor.is_loaded and actor.state.expires_unix_s > now_unix_s):
                 in_use.add(actor.session_id)
             if idle_seconds >= limit:
-                actor.stop("idle", only_if_idle=True)
-                self.passivated += 1
+                self._passivate(actor)
+            elif idle_seconds > 0.0 and actor.resumable:
+                idle.append((idle_seconds, actor))
+        idle.sort(key=itemgetter(0), reverse=True)
+        for _, actor in idle[: max(0, len(self._registry.residents()) - self._resident_sessions_max)]:
+            self._passivate(actor)
         return in_use
+
+    def _passivate(self, actor: SessionActor) -> None:
+        actor.stop("idle", only_if_idle=True)
+        self.passivated += 1

@@ -89,7 +89,7 @@ class Restorer:
         return queues
 
     async def _work(self, server: _Server) -> None:
-        while server.queue:
+        while server.queue and not self._registry.draining:
             session_id = server.queue.popleft()
             async with self._limiter:
                 outcome = await self._restore(session_id)

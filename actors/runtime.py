@@ -39,7 +39,7 @@ class RuntimeOptions:
 
     limits: Limits = Limits()  # of one session
     sessions_max: int = 100_000
-    resident_sessions_max: int = 10_000  # how many the restorer brings to life; others live on first use
+    resident_sessions_max: int = 10_000  # the restorer brings no more to life; with more, the longest idle leave
     session_ttl_seconds: float = 24 * 3600.0  # from the last activity
     reaper_rules: ReaperRules = ReaperRules()
     restore: bool = True  # bring stored sessions to life in the background
@@ -245,7 +245,7 @@ def _start_keepers(
     restore: bool,
 ) -> None:
     """Start what looks after the sessions; each supervised, so that none can die unnoticed."""
-    runtime.reaper = Reaper(runtime.registry, options.reaper_rules)
+    runtime.reaper = Reaper(runtime.registry, options.reaper_rules, resident_sessions_max=options.resident_sessions_max)
     nursery.start_soon(supervise, ChildSpec("reaper", runtime.reaper.run, Restart.PERMANENT))
     if restore:
         runtime.restorer = Restorer(

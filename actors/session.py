@@ -26,6 +26,7 @@ from actors.event_log import EventLog, StreamReader
 from actors.gate import Gate, Held
 from actors.ids import SessionId
 from actors.inbox import LinkInbox
+from actors.interruption import outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.mailbox import Mailbox, OneShot
 from actors.snapshots import from_snapshot, to_snapshot
@@ -38,6 +39,13 @@ from persistence.writer import Receipt, WriterBacklogFull
 log = structlog.get_logger("outlast.session")
 
 TURNS_PER_CHECKPOINT = 32  # a busy session lets the others run this often
+
+
+LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to try again after this
+
+# A refused session goes back to what is durable, and may have to write even for that: it tries once more, then leaves
+# memory. Whoever needs it next tries again; a full store is not asked in a loop.
+REFUSALS_MAX = 2
 
 
 # ---- what the actor is told besides commands ----
@@ -92,6 +100,7 @@ class SessionActor:
         "_link",
         "_log",
         "_mailbox",
+        "_refusals",
         "_shared",
         "_state",
         "_tickets",
@@ -130,6 +139,7 @@ class SessionActor:
         self._inbox: LinkInbox | None = None
         self._connecting: Connecting | None = None
         self._ended = False
+        self._refusals = 0  # of the store, since it last kept something of this session
         self._updating: trio.StrictFIFOLock | None = None
         self._last_turn_seconds = trio.current_time()
         self.load_failure = ""  # why it cannot live, where that is for good
@@ -185,6 +195,10 @@ class SessionActor:
     def linked(self, by: Connecting, link: Link, inbox: LinkInbox) -> None:
         """Take an opened link, and responsibility for closing it."""
         inbox.link = link
+        if by is not self._connecting:  # it was called off at the last moment
+            inbox.close()
+            link.close(end_session=False)
+            return
         self._mailbox.put_system(_Linked(by, link, inbox))
 
     def link_lost(self, inbox: LinkInbox, detail: str) -> None:
@@ -200,9 +214,17 @@ class SessionActor:
         state = self._state
         if state is None or state.busy or len(self._mailbox) or not self._gate.is_clear or self._waiting:
             return 0.0
-        if state.connect_tickets or (self._log is not None and self._log.has_readers):
+        if state.connect_tickets or self._is_read or self._is_updated:
             return 0.0
         return trio.current_time() - self._last_turn_seconds
+
+    @property
+    def _is_read(self) -> bool:
+        return self._log is not None and self._log.has_readers
+
+    @property
+    def _is_updated(self) -> bool:
+        return self._updating is not None and self._updating.locked()
 
     @property
     def updating(self) -> trio.StrictFIFOLock:
@@ -247,6 +269,14 @@ class SessionActor:
                         await trio.lowlevel.checkpoint()
             except StoreRefused as refused:
                 log.warning("session goes back to what is durable", session=self.session_id[:6], why=str(refused))
+                self._refusals += 1
+                if self._refusals >= REFUSALS_MAX:
+                    self._end(say.NotDone(say.Problem.UNAVAILABLE, str(refused)))
+                self._shared.writer.discard(self.session_id)
+            except Exception:
+                # What gathers was built on the state that crashed; nobody was told of it.
+                self._shared.writer.discard(self.session_id)
+                raise
             finally:
                 self._forget_memory()
 
@@ -256,9 +286,10 @@ class SessionActor:
             self._adopt(state)
             return
         try:
-            await self._shared.writer.settle(self.session_id)
-            snapshot = await self._shared.store.load(self.session_id)
-        except StoreUnavailable as error:
+            with trio.fail_after(LOAD_SECONDS_MAX):
+                await self._shared.writer.settle(self.session_id)
+                snapshot = await self._shared.store.load(self.session_id)
+        except (StoreUnavailable, trio.TooSlowError) as error:
             self._end(say.NotDone(say.Problem.UNAVAILABLE, f"the store does not answer: {error}"))
         except SnapshotTooNew as error:
             self._end(say.NotDone(say.Problem.UNAVAILABLE, str(error)))
@@ -279,9 +310,13 @@ class SessionActor:
     def _end(self, outcome: say.NotDone) -> None:
         """Take nothing more, and say so to whoever waits."""
         self._ended = True
-        waiting, self._waiting = self._waiting, {}
-        for one_shot in waiting.values():
-            one_shot.set(outcome)
+        self._tell_waiting(outcome)
+
+    def _tell_waiting(self, outcome: say.NotDone) -> None:
+        held, waiting, self._waiting = self._gate.clear(), self._waiting, {}
+        in_doubt = outcomes_in_doubt(self._state, held) if outcome.problem is say.Problem.UNAVAILABLE else {}
+        for ticket, one_shot in waiting.items():
+            one_shot.set(in_doubt.get(ticket, outcome))
 
     def _adopt(self, state: SessionState) -> None:
         self._state = state
@@ -293,15 +328,17 @@ class SessionActor:
 
         What is queued goes too: whoever sent it is told to try again, so it must not be done later as well.
         """
-        self._close_link(end_session=False)
+        self._tell_waiting(say.NotDone(say.Problem.UNAVAILABLE, "the session was interrupted; try again"))
         if self._log is not None:
             self._log.end_readers()
         self._log = None
         self._state = None
-        self._mailbox.clear()
-        waiting, self._waiting = self._waiting, {}
-        for one_shot in waiting.values():
-            one_shot.set(say.NotDone(say.Problem.UNAVAILABLE, "the session was interrupted; try again"))
+        queued = self._mailbox.clear()
+        self._close_link(end_session=False)
+        for item in queued:
+            if isinstance(item, _Linked):
+                item.inbox.close()
+                item.link.close(end_session=False)
 
     def _take(self, item: object) -> None:
         """One turn."""
@@ -363,6 +400,7 @@ class SessionActor:
         receipt = item.receipt
         if receipt.failure is not None:
             raise StoreRefused(f"the store could not keep a commit: {receipt.failure}") from receipt.failure
+        self._refusals = 0
         for held in self._gate.settle(receipt.revision):
             self._release(held)
         self._changed(self.state)
@@ -485,8 +523,8 @@ class SessionActor:
 
     def _may_leave(self) -> bool:
         state = self.state
-        readers = self._log is not None and self._log.has_readers
-        return not (state.busy or self._waiting or len(self._mailbox) or readers) and self._gate.is_clear
+        in_use = state.busy or self._waiting or len(self._mailbox) or self._is_read or self._is_updated
+        return not in_use and self._gate.is_clear
 
     def _buried(self, item: _Buried) -> None:
         if item.receipt.failure is not None:

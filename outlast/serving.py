@@ -23,6 +23,7 @@ from actors.state import Limits
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, upstream_transport
+from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
 from transport.clients.streamable_http import StreamableHttpOptions
 from transport.gateway import Gateway
@@ -84,12 +85,14 @@ async def serve(
             )
         gateway = _gateway(settings, runtime)
         async with trio.open_nursery() as serving:
+            serving.start_soon(Watchdog().run)
             served = trio.Event()
             server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
             await _drain(runtime, gateway, server, served, settings.shutdown_grace_seconds)
+            serving.cancel_scope.cancel()
 
 
 async def _serve(

@@ -1,0 +1,42 @@
+"""What to tell whoever waits when a session is interrupted: "try again" only where nothing was run. Pure.
+
+A client that is told to try again does so, and a call that had reached the other side would be run twice. So for
+whatever was sent, and for answers that were held back with a fact that is now forgotten, the outcome is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.gate import Held
+from actors.state import SessionState
+
+_IN_DOUBT = "the session was interrupted while this was in progress; it may have been carried out, and was not run again"
+
+
+def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held]) -> dict[int, say.Outcome]:
+    """Give what to tell the tickets that the other side may have acted on; everybody else can simply try again.
+
+    Args:
+      state: the session as it was when it was interrupted; None if it had not been loaded.
+      held: outputs that waited for a commit, and will not leave any more.
+    """
+    if state is None or not state.opened:
+        return {}
+    outcomes: dict[int, say.Outcome] = {}
+    for call in state.calls.values():
+        if call.sent:
+            outcomes[call.ticket] = _unknown(call.request_id)
+    for post in state.posts.values():
+        if post.sent:
+            outcomes[post.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
+    for effect in (effect for one in held for effect in one.effects):
+        if isinstance(effect, say.Reply) and isinstance(effect.outcome, say.Answered):
+            outcomes[effect.ticket] = _unknown(effect.outcome.message.id)
+    return outcomes
+
+
+def _unknown(request_id: jsonrpc.RequestId | None) -> say.Outcome:
+    return say.Answered(jsonrpc.error(request_id, jsonrpc.OUTCOME_UNKNOWN, _IN_DOUBT))
