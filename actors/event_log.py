@@ -34,6 +34,10 @@ class ReaderEnded(Exception):
     """This reader gets no more: another one took the stream over, or the session left memory. Resume by cursor."""
 
 
+class SessionLeft(ReaderEnded):
+    """The reader ended because its session left memory (a crash, passivation, a stop): read on by cursor."""
+
+
 class ReadLog(Protocol):
     """Reads kept pages: `Store.read_log`."""
 
@@ -49,11 +53,22 @@ _NOBODY = trio.lowlevel.ParkingLot()
 class EventLog:
     """The log of one resident session."""
 
-    __slots__ = ("_bytes", "_order", "_read_log", "_readers", "_released", "_session_id", "_tails", "_waiters")
+    __slots__ = (
+        "_bytes",
+        "_order",
+        "_read_log",
+        "_readers",
+        "_released",
+        "_session_id",
+        "_tails",
+        "_waiters",
+        "changes",
+    )
 
     def __init__(self, session_id: SessionId, read_log: ReadLog, *, durable_through: int) -> None:
         self._session_id = session_id
         self._read_log = read_log
+        self.changes = 0  # how often readers were told to look again
         self._released = durable_through  # sequence; everything up to here may be shown
         self._tails: dict[int, deque[LogEntry]] = {}
         self._order: deque[int] = _NO_ORDER  # the stream of each entry in the tails, oldest first
@@ -93,12 +108,13 @@ class EventLog:
 
     def wake(self) -> None:
         """Have readers look again: a stream may have ended."""
+        self.changes += 1
         self._waiters.unpark_all()
 
     def end_readers(self) -> None:
         """The session leaves memory: its readers are to come back by cursor."""
         for reader in list(self._readers.values()):
-            reader.ended = True
+            reader.ended = reader.left = True
         self._readers.clear()
         self.wake()
 
@@ -138,6 +154,8 @@ class EventLog:
           CursorLost: entries after the cursor were trimmed.
           StoreUnavailable, SnapshotCorrupt: as `Store.read_log`.
         """
+        if last_offset <= after:
+            return ()  # nothing can be there: a reader that is up to date costs the store nothing
         entries = self._from_tail(stream_id, after)
         if entries is None:
             kept = await self._read_log(self._session_id, stream=stream_id, after=after, limit=PAGE_ENTRIES)
@@ -172,7 +190,7 @@ class EventLog:
 class StreamReader:
     """One reader's place in one stream."""
 
-    __slots__ = ("_from_earliest", "_log", "after", "ended", "stream_id")
+    __slots__ = ("_from_earliest", "_log", "after", "ended", "left", "stream_id")
 
     def __init__(self, log: EventLog, stream_id: int, after: int, *, from_earliest: bool) -> None:
         self._log = log
@@ -180,6 +198,7 @@ class StreamReader:
         self.stream_id = stream_id
         self.after = after
         self.ended = False
+        self.left = False  # ended since its session left memory
 
     async def next_page(self, stream: StreamSource) -> Sequence[LogEntry]:
         """Wait for entries after the cursor, and move it.
@@ -197,8 +216,11 @@ class StreamReader:
         Cancellation: safe; the cursor moves only with what is returned.
         """
         while True:
+            changes = self._log.changes
+            if self.left:
+                raise SessionLeft("the session left memory")
             if self.ended:
-                raise ReaderEnded("the stream was taken over by a newer connection, or its session left memory")
+                raise ReaderEnded("the stream was taken over by a newer connection")
             now = stream()
             if now is None:
                 raise CursorLost("this stream is no longer kept")
@@ -209,7 +231,7 @@ class StreamReader:
                 return entries
             if now.ended and now.last_offset <= self.after:
                 return ()
-            if self.ended or stream() is not now:
+            if self._log.changes != changes or stream() is not now:
                 continue  # something happened while the store was read
             await self._log.wait_changed()
 

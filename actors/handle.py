@@ -15,10 +15,10 @@ import msgpack
 
 from actors import jsonrpc
 from actors import messages as say
-from actors.event_log import CursorLost, ReaderEnded, StreamReader
+from actors.event_log import CursorLost, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
 from actors.mailbox import MailboxFull
-from actors.registry import Registry
+from actors.registry import Registry, SessionNotFound
 from actors.session import SessionActor
 from actors.state import SessionState
 from persistence.records import LogEntry
@@ -91,9 +91,7 @@ class SessionHandle:
           CursorLost: that stream, or the event behind which to begin, is no longer kept, or never was.
         """
         stream_id = stream if after is None else after.stream
-        outcome = await self.ask(say.Listen if stream_id == STANDALONE_STREAM else say.Look)
-        _require(outcome)
-        actor = self.actor()
+        actor = await self._present(say.Listen if stream_id == STANDALONE_STREAM else say.Look)
         found = actor.stream(stream_id)
         if found is None or (after is not None and after.epoch != actor.state.log.epoch):
             raise CursorLost("the stream of this event id is no longer kept")
@@ -114,14 +112,19 @@ class SessionHandle:
         Raises:
           SessionNotFound, SessionUnavailable
         """
-        return (await self._loaded_actor()).state
+        return (await self._present()).state
 
-    async def _loaded_actor(self) -> SessionActor:
+    async def _present(self, look: Callable[[int], say.Command] = say.Look) -> SessionActor:
+        """Have the session in memory, with all that is known of it durable; give its actor."""
         actor = self.actor()
-        if not actor.is_loaded:
-            _require(await self.ask(say.Look))
+        if look is say.Look and actor.is_settled:
+            return actor
+        while True:
+            _require(await self.ask(look))
             actor = self.actor()
-        return actor
+            if actor.is_loaded:
+                return actor
+            # Interrupted in the instant after it answered: looking changes nothing, so once more.
 
     async def request(self, method: str, params: object = None, *, id: jsonrpc.RequestId | None = None) -> Any:
         """Ask the other side, and give its result.
@@ -147,15 +150,15 @@ class SessionHandle:
         return jsonrpc.result_of(_require_answer(outcome))
 
     async def _last_of(self, stream_id: int) -> jsonrpc.Message:
-        reading = await self.read(None, stream=stream_id)
-        last: LogEntry | None = None
+        last: Event | None = None
         try:
-            while page := await reading.next_page():
-                last = page[-1]
-        finally:
-            reading.close()
-        assert last is not None, "a call's stream ends with its answer"
-        return jsonrpc.parse(last.body)
+            async for event in self._to_the_end(await self.read(None, stream=stream_id)):
+                last = event
+        except SessionUnavailable as error:
+            raise jsonrpc.RequestFailed(jsonrpc.OUTCOME_UNKNOWN, f"the answer cannot be had now: {error}") from None
+        if last is None or last.message.kind is not jsonrpc.Kind.RESPONSE:
+            raise CommandRejected("the request was withdrawn, or another reader has taken its stream over")
+        return last.message
 
     async def notify(self, method: str, params: object = None) -> None:
         """Tell the other side; returns when it has it. Raises as `request`, without `RequestFailed`."""
@@ -179,9 +182,8 @@ class SessionHandle:
 
         Cancellation: inside the block nothing is changed; while it ends the change may or may not be kept.
         """
-        actor = await self._loaded_actor()
-        async with actor.updating:
-            values = dict(actor.state.values)
+        async with self.actor().updating:
+            values = await self.values()
             yield values
             try:
                 encoded = msgpack.packb(values)
@@ -197,25 +199,35 @@ class SessionHandle:
     async def events(self, after: str | None = None, *, stream: int = STANDALONE_STREAM) -> AsyncIterator[Event]:
         """Give a stream's events, those kept first, then each as it comes.
 
-        Ends when the stream ends, or when a newer reader takes it over.
+        Ends when the stream ends, or when a newer reader takes it over. A session that is interrupted and comes back
+        is read on.
 
         Args:
           after: the id of the last event seen; None: from the start of what is kept.
           stream: which stream, if `after` does not tell.
 
         Raises:
-          InvalidEventId, CursorLost, SessionNotFound, SessionUnavailable
+          InvalidEventId, CursorLost, SessionNotFound, SessionUnavailable, Draining
         """
         cursor = None if after is None else EventId.read(self.id, after)
-        reading = await self.read(cursor, stream=stream)
-        try:
-            while page := await reading.next_page():
-                for entry in page:
-                    yield Event(reading.event_id(entry.offset), jsonrpc.parse(entry.body))
-        except ReaderEnded:
-            return
-        finally:
-            reading.close()
+        async for event in self._to_the_end(await self.read(cursor, stream=stream)):
+            yield event
+
+    async def _to_the_end(self, reading: Reading) -> AsyncIterator[Event]:
+        """Give a stream's events until it ends or is taken over; go on where the session left memory meanwhile."""
+        while True:
+            try:
+                while page := await reading.next_page():
+                    for entry in page:
+                        yield Event(reading.event_id(entry.offset), jsonrpc.parse(entry.body))
+                return
+            except SessionLeft:
+                after = reading.position
+            except ReaderEnded:
+                return
+            finally:
+                reading.close()
+            reading = await self.read(after if after.offset else None, stream=after.stream)
 
     async def close(self, reason: str = "client") -> None:
         """End the session for good: here, in the store and upstream."""
@@ -245,6 +257,11 @@ class Reading:
         """Have the reader end, as if the stream had been taken over."""
         self._reader.end()
 
+    @property
+    def position(self) -> EventId:
+        """Behind which event it goes on."""
+        return EventId(self._reader.stream_id, self._epoch, self._reader.after)
+
     def event_id(self, offset: int) -> str:
         """Give the id of the stream's event at this offset; 0: the start."""
         return EventId(self._reader.stream_id, self._epoch, offset).write(self.session_id)
@@ -270,6 +287,8 @@ def _require(outcome: say.Outcome) -> None:
         return
     if outcome.problem in (say.Problem.UNAVAILABLE, say.Problem.OVERLOADED, say.Problem.LOST):
         raise SessionUnavailable(outcome.detail)
+    if outcome.problem is say.Problem.UNINITIALIZED:
+        raise SessionNotFound(outcome.detail)
     raise CommandRejected(outcome.detail)
 
 

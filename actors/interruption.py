@@ -13,7 +13,9 @@ from actors import messages as say
 from actors.gate import Held
 from actors.state import SessionState
 
-_IN_DOUBT = "the session was interrupted while this was in progress; it may have been carried out, and was not run again"
+_IN_DOUBT = (
+    "the session was interrupted while this was in progress; it may have been carried out, and was not run again"
+)
 
 
 def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held]) -> dict[int, say.Outcome]:

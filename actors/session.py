@@ -160,6 +160,11 @@ class SessionActor:
         return self._state is not None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it is in memory, and all that is known of it is durable."""
+        return self._state is not None and self._state.opened and self._gate.is_clear
+
+    @property
     def ended(self) -> bool:
         """It takes nothing more; find it anew."""
         return self._ended

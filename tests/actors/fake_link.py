@@ -178,9 +178,7 @@ class FakeLink:
         """Send a notification."""
         self.inbox.received(jsonrpc.notification(method, params), about=about, cursor=cursor)
 
-    def ask(
-        self, request_id: RequestId, method: str = "sampling", *, about: RequestId | About = About.NOTHING
-    ) -> None:
+    def ask(self, request_id: RequestId, method: str = "sampling", *, about: RequestId | About = About.NOTHING) -> None:
         """Send a request."""
         self.inbox.received(jsonrpc.request(request_id, method), about=about)
 
