@@ -69,13 +69,12 @@ class StreamableHttpLink:
         self._inbox = inbox
         self._limits = limits
         self._version = protocol_version
-        self._listening = EventStream(About.NOTHING, cursor=standalone_cursor)
+        self._standalone_cursor = standalone_cursor
         self._is_listening = False
         self._jobs: set[CallJob | PostJob | GetJob] = set()
         self._closed = False
         self._malformed = 0
         self._stray = 0
-        self._opening_head = self._post_head(())
         self._head = self._post_head(self._session_headers())
 
     def __repr__(self) -> str:
@@ -96,7 +95,7 @@ class StreamableHttpLink:
             opens = message.method == INITIALIZE
             job = CallJob(
                 self,
-                self._post(message.raw, self._opening_head if opens else self._head),
+                self._post(message.raw, self._post_head(()) if opens else self._head),
                 message.id,
                 ticket,
                 opens=opens,
@@ -384,7 +383,7 @@ class StreamableHttpLink:
     async def _listen(self) -> None:
         """Keep the upstream's own stream open for as long as the link lives."""
         failures = 0
-        stream = self._listening
+        stream = EventStream(About.NOTHING, cursor=self._standalone_cursor)
         while True:
             get = await self._follow(stream, self._limits.listen_silence_seconds_max)
             if self._closed:

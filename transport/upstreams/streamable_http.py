@@ -42,6 +42,13 @@ class StreamableHttpConnector:
     target: HttpTarget
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
+    _every_header: tuple[tuple[str, str], ...] = attrs.field(init=False, repr=False)  # made once, for all links
+
+    @_every_header.default
+    def _add_user_agent(self) -> tuple[tuple[str, str], ...]:
+        if any(name.lower() == "user-agent" for name in self.headers):
+            return tuple(self.headers.items())
+        return (*self.headers.items(), ("User-Agent", default_user_agent()))
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> StreamableHttpLink:
         """Open a link. See `actors.link.Connect`.
@@ -64,13 +71,10 @@ class StreamableHttpConnector:
     def _link(
         self, inbox: Inbox, *, handshake: Handshake | None = None, standalone_cursor: str = ""
     ) -> StreamableHttpLink:
-        headers = dict(self.headers)
-        if not any(name.lower() == "user-agent" for name in headers):
-            headers["User-Agent"] = default_user_agent()
         return StreamableHttpLink(
             self.pool,
             self.target,
-            tuple(headers.items()),
+            self._every_header,
             inbox,
             self.limits,
             upstream_session_id=handshake.upstream_session_id if handshake is not None else "",
