@@ -54,6 +54,8 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
             turn.happen(say.CallEnded(call.request_id, True, turn.now_unix_s))
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
+        else:  # its watch was forgotten with the former incarnation
+            turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
     if turn.state.initialized and (turn.state.calls or turn.state.listening):
         turn.ensure_link()
 
@@ -102,9 +104,14 @@ def _begin_anew(turn: Turn, command: say.LinkUp) -> None:
         if post.sent:
             turn.happen(say.PostEnded(post.ticket))
             turn.not_done(post.ticket, say.Problem.LOST, "the upstream was lost before it confirmed this")
+        elif post.message.kind is jsonrpc.Kind.RESPONSE:
+            # Whoever asked is gone. The new incarnation counts its questions from one again: an old answer would
+            # be taken for that to a new question.
+            turn.happen(say.PostEnded(post.ticket))
+            turn.reply(post.ticket, say.Accepted())
+    if any(not ask.withdrawn for ask in turn.state.asks.values()):
+        turn.happen(say.AsksWithdrawn())
     if turn.state.handshake is not None:
-        if turn.state.asks:
-            turn.happen(say.AsksWithdrawn())
         turn.happen(say.Reinitialized(command.established.upstream_session_id))
 
 

@@ -73,7 +73,7 @@ def _receive_unasked(turn: Turn, command: say.Receive) -> None:
             call = turn.open_stream(call)
         assert call.stream is not None
         stream_id = call.stream
-    elif command.cursor:
+    elif command.cursor and isinstance(command.about, About):  # not that of a call that has ended
         turn.happen(say.CursorMoved(command.cursor))
     if message.kind is Kind.REQUEST:
         _ask(turn, message, stream_id)

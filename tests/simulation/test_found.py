@@ -1,0 +1,98 @@
+"""What simulated worlds have found, said once more where it can be seen: one claim of the core each.
+
+Each was a violation in some world before it was a test here; the world found it, and this shows it in one turn.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.decide import decide
+from actors.ids import SessionId
+from actors.jsonrpc import Message
+from actors.link import About, Established
+from actors.state import Ask, Call, Limits, LinkPhase, LogState, Post, SessionState, Stream
+from actors.turn import Decision
+
+LIMITS = Limits()
+NOW_UNIX_S = 1000.0
+QUESTION = Ask(client_id=1, upstream_id=1, method="sampling/createMessage", stream=0)
+
+
+def opened_session() -> SessionState:
+    return SessionState(
+        session_id=SessionId("s"),
+        server_id="",
+        created_unix_s=NOW_UNIX_S,
+        last_active_unix_s=NOW_UNIX_S,
+        ttl_seconds=60.0,
+        opened=True,
+        streams={0: Stream(0, None), 1: Stream(1, 7)},
+        next_stream=2,
+        log=LogState(epoch=1),
+    )
+
+
+def streaming_call(*, cursor: str) -> Call:
+    return Call(
+        ticket=-1,
+        request_id=7,
+        method="tools/call",
+        label="",
+        message=None,
+        started_unix_s=NOW_UNIX_S,
+        sent=True,
+        stream=1,
+        upstream_cursor=cursor,
+    )
+
+
+def choose(state: SessionState, command: say.Command) -> Decision:
+    return decide(state, command, now_unix_s=NOW_UNIX_S, limits=LIMITS)
+
+
+def receive(message: Message, *, about: jsonrpc.RequestId | About) -> say.Receive:
+    return say.Receive(message, about, cursor="call7:3")
+
+
+def test_a_message_about_an_ended_call_does_not_move_the_cursor_of_the_standalone_stream() -> None:
+    state = replace(opened_session(), standalone_cursor="5")
+    progress = jsonrpc.notification("notifications/progress", {})
+    assert choose(state, receive(progress, about=7)).state.standalone_cursor == "5"
+    # The control: what belongs to that stream moves it.
+    assert choose(state, receive(progress, about=About.NOTHING)).state.standalone_cursor == "call7:3"
+
+
+def test_a_recovered_call_is_watched_so_that_it_cannot_wait_for_ever() -> None:
+    call = streaming_call(cursor="call7:2")
+    state = replace(opened_session(), calls={7: call})
+    effects = choose(state, say.Recovered()).effects
+    assert [effect.ticket for effect in effects if isinstance(effect, say.Watch)] == [call.ticket]
+
+
+def test_a_recovered_call_that_cannot_go_on_is_answered_and_not_watched() -> None:
+    state = replace(opened_session(), calls={7: streaming_call(cursor="")})
+    decision = choose(state, say.Recovered())
+    assert decision.state.calls == {}
+    assert not any(isinstance(effect, say.Watch) for effect in decision.effects)
+
+
+def test_an_answer_that_waits_is_not_sent_to_an_incarnation_that_never_asked() -> None:
+    answer = Post(ticket=4, message=jsonrpc.result(1, {}), started_unix_s=NOW_UNIX_S)
+    notification = Post(ticket=5, message=jsonrpc.notification("notifications/x"), started_unix_s=NOW_UNIX_S)
+    state = replace(opened_session(), link=LinkPhase.CONNECTING, posts={4: answer, 5: notification})
+    assert sent(choose(state, say.LinkUp(Established()))) == [5]
+    # The control: the incarnation that asked gets both.
+    assert sent(choose(state, say.LinkUp(Established(resumed=True)))) == [4, 5]
+
+
+def test_questions_of_a_lost_incarnation_are_withdrawn_in_sessions_without_a_handshake_too() -> None:
+    state = replace(opened_session(), link=LinkPhase.CONNECTING, asks={1: QUESTION})
+    assert choose(state, say.LinkUp(Established())).state.asks[1].withdrawn
+    assert not choose(state, say.LinkUp(Established(resumed=True))).state.asks[1].withdrawn
+
+
+def sent(decision: Decision) -> list[int]:
+    return [effect.ticket for effect in decision.effects if isinstance(effect, say.SendUpstream)]
