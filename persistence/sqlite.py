@@ -5,6 +5,7 @@
   SQLite before 3.51.3 impossible here (two connections that write and checkpoint at the same instant).
 - Checkpoints are ours: small ones, after the commit has been answered or when nothing is asked. They delay the next
   commit by some milliseconds now and then, where SQLite's own delay the commit that triggers them.
+- A full disk rolls a commit back. What makes room gets past it, once, with the room that the ballast held.
 - After a failed write or sync the store stays broken until it is opened anew: what the device holds is unknown.
 - A record that cannot be read is moved to the quarantine table. Its session stays listed, with failure ``corrupt``,
   and is refused on every load, until a newer snapshot or a tombstone comes. A log entry that cannot be read stays
@@ -27,8 +28,10 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 import trio
+from msgspec.structs import astuple
 
 from persistence import sqlite_file, sqlite_statements
+from persistence.ballast import Ballast
 from persistence.codec import Codec
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.store import (
@@ -53,16 +56,6 @@ _PAGE_BYTES = 4096
 # stopped commits for 170 ms.
 _WAL_BYTES_MAX = 4 << 20
 _IDLE_SECONDS = 0.5
-_PRAGMAS = (
-    "synchronous = FULL",
-    "wal_autocheckpoint = 0",
-    "mmap_size = 0",  # a bad sector is an error of a read call, not a SIGBUS
-    "cell_size_check = ON",
-    "trusted_schema = OFF",
-    "secure_delete = FAST",  # overwrite what is deleted where that costs no further page
-    "temp_store = MEMORY",
-    "cache_size = -32768",  # KiB
-)
 
 
 class SqliteStore:
@@ -76,7 +69,7 @@ class SqliteStore:
         self._worker = Worker(
             f"sqlite {path.name}",
             after_job=self._database.checkpoint_if_large,
-            when_idle=self._database.checkpoint,
+            when_idle=self._database.checkpoint_when_idle,
             idle_seconds=_IDLE_SECONDS,
         )
         self._closed = False
@@ -170,6 +163,7 @@ class _Database:
         self._tombstones_max = tombstones_max
         self._connection: sqlite3.Connection
         self._hold: sqlite_file.Hold
+        self._ballast = Ballast(path.with_name(f"{path.name}-ballast"))
         self._broken: str | None = None
         self._wal_bytes = 0  # an estimate, see `_commit`
 
@@ -187,15 +181,15 @@ class _Database:
         except BaseException:
             self._hold.release()
             raise
+        self._ballast.take()
 
     def close(self) -> None:
         try:
             # Whatever goes wrong here, commits are in the WAL and synced: the next opening finds them.
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connection):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
         finally:
+            self._ballast.drop()
             self._hold.release()
 
     def claim(self, owner: str) -> Fence:
@@ -205,8 +199,17 @@ class _Database:
         return Fence(owner, number)
 
     def commit(self, batch: Batch) -> None:
+        try:
+            self._commit(batch)
+        except StoreFull:
+            if not (batch.tombstones or batch.trims) or not self._ballast.drop():
+                raise
+            self._checkpoint()  # empties the log, now that the file can grow
+            self._commit(batch)
+
+    def _commit(self, batch: Batch) -> None:
         # Sealed before the transaction begins: what cannot be encoded leaves no trace.
-        snapshots = [_snapshot_row(s.header, self._codec.seal_snapshot(s)) for s in batch.snapshots]
+        snapshots = [(*astuple(s.header), self._codec.seal_snapshot(s)) for s in batch.snapshots]
         entries = [(entry, self._codec.seal_entry(entry)) for entry in batch.entries]
         with self._transaction():
             if batch.fence.number != self._incarnation():
@@ -249,10 +252,9 @@ class _Database:
     def scan(self, after: int, limit: int) -> tuple[Sequence[SnapshotHeader], int | None]:
         with self._reading():
             rows = self._connection.execute(sqlite_statements.SCAN, (after, limit + 1)).fetchall()
-        # Many sessions, few servers and owners: one string for each of those, not one for each session.
-        intern = sys.intern
+        # Many sessions, few servers: one string for each server, not one for each session.
         page = [
-            SnapshotHeader(session_id, revision, intern(server_id), intern(owner), intern(failure), active, expires)
+            SnapshotHeader(session_id, revision, sys.intern(server_id), owner, failure, active, expires)
             for _, session_id, revision, server_id, owner, failure, active, expires in rows[:limit]
         ]
         return page, rows[limit - 1][0] if len(rows) > limit else None
@@ -272,10 +274,15 @@ class _Database:
 
     def checkpoint_if_large(self) -> None:
         if self._wal_bytes >= _WAL_BYTES_MAX:
-            self.checkpoint()
+            self._checkpoint()
 
-    def checkpoint(self) -> None:
-        if self._broken or not self._wal_bytes:
+    def checkpoint_when_idle(self) -> None:
+        if self._wal_bytes:
+            self._checkpoint()
+        self._ballast.take()  # it may have been needed, and there may be room again
+
+    def _checkpoint(self) -> None:
+        if self._broken:
             return
         self._wal_bytes = 0  # also when it fails for want of room: the next try comes after as much again
         try:
@@ -291,7 +298,7 @@ class _Database:
         try:
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             (mode,) = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            for pragma in _PRAGMAS:
+            for pragma in sqlite_statements.PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}")
             if self._pages_max is not None:
                 self._connection.execute(f"PRAGMA max_page_count = {self._pages_max}")
@@ -441,16 +448,3 @@ def _fill(draft: Path) -> None:
         raise (StoreFull if full else StoreUnavailable)(f"{draft}: {error}") from error
     finally:
         connection.close()
-
-
-def _snapshot_row(header: SnapshotHeader, record: bytes) -> tuple[object, ...]:
-    return (
-        header.session_id,
-        header.revision,
-        header.server_id,
-        header.owner,
-        header.failure,
-        header.last_active_unix_s,
-        header.expires_unix_s,
-        record,
-    )

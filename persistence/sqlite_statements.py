@@ -60,6 +60,17 @@ SCHEMA = (
     )""",
 )
 
+PRAGMAS = (
+    "synchronous = FULL",
+    "wal_autocheckpoint = 0",
+    "mmap_size = 0",  # a bad sector is an error of a read call, not a SIGBUS
+    "cell_size_check = ON",
+    "trusted_schema = OFF",
+    "secure_delete = FAST",  # overwrite what is deleted where that costs no further page
+    "temp_store = MEMORY",
+    "cache_size = -32768",  # KiB
+)
+
 HEADER_COLUMNS = "session_id, revision, server_id, owner, failure, last_active_unix_s, expires_unix_s"
 
 SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
