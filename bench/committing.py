@@ -16,6 +16,7 @@ from time import perf_counter, time
 
 import attrs
 import trio
+from msgspec.structs import replace
 
 import outlast
 from actors.mailbox import OneShot
@@ -97,7 +98,7 @@ async def open_writer(path: Path, clients: int) -> AsyncIterator[Subject]:
             writer.submit(
                 state.session_id,
                 revision,
-                lambda: to_snapshot(attrs.evolve(state, revision=revision, values={VALUE: value})),
+                lambda: to_snapshot(replace(state, revision=revision, values={VALUE: value})),
                 receipt=durable.set,
             )
             receipt = await durable.wait()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import attrs
 import msgspec
 import trio
 
@@ -46,7 +45,7 @@ def make(path: Path, sessions: int, *, server_id: str, on_batch: Callable[[int],
 def states_of(sessions: int, server_id: str, now_unix_s: float) -> Iterator[SessionState]:
     """Give the states of so many open sessions, most recently active first."""
     draw = random.Random(sessions)  # the same ids each time: they guard nothing
-    handshake = _handshake()
+    request, result = _handshake()
     for number in range(sessions):
         last_active_unix_s = now_unix_s - _SPREAD_SECONDS * number / sessions
         yield SessionState(
@@ -59,7 +58,7 @@ def states_of(sessions: int, server_id: str, now_unix_s: float) -> Iterator[Sess
             opened=True,
             client_transport="streamable-http",
             upstream_transport="streamable-http",
-            handshake=attrs.evolve(handshake, upstream_session_id=draw.randbytes(16).hex()),
+            handshake=Handshake(request, result, upstream_session_id=draw.randbytes(16).hex(), ready=True),
             log=LogState(epoch=1),
             metrics=Metrics(requests=number % 100, tool_calls=number % 90),
             metadata={"user_agent": "bench/1", "origin": ""},
@@ -81,13 +80,12 @@ async def _write(
         await store.aclose()
 
 
-def _handshake() -> Handshake:
-    """What an ordinary client and the scripted upstream say to each other."""
+def _handshake() -> tuple[bytes, bytes]:
+    """Give what an ordinary client and the scripted upstream say to each other."""
     params = {
         "protocolVersion": PROTOCOL_VERSION,
         "capabilities": {"sampling": {}, "roots": {"listChanged": True}},
         "clientInfo": {"name": "bench-load", "version": "1"},
     }
     request = msgspec.json.encode({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
-    result = Script().answer("POST", "", request).body
-    return Handshake(request=request, result=result, upstream_session_id="", ready=True)
+    return request, Script().answer("POST", "", request).body
