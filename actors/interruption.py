@@ -35,8 +35,12 @@ def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held]) -> dict[
         if post.sent:
             outcomes[post.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
     for effect in (effect for one in held for effect in one.effects):
-        if isinstance(effect, say.Reply) and isinstance(effect.outcome, say.Answered):
+        if not isinstance(effect, say.Reply):
+            continue
+        if isinstance(effect.outcome, say.Answered):
             outcomes[effect.ticket] = _unknown(effect.outcome.message.id)
+        elif isinstance(effect.outcome, say.Accepted):  # what it confirms may become durable all the same
+            outcomes[effect.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
     return outcomes
 
 

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from actors import jsonrpc
 from actors import messages as say
 from actors.decide import decide
+from actors.gate import Held
 from actors.ids import SessionId
+from actors.interruption import outcomes_in_doubt
 from actors.jsonrpc import Message
 from actors.link import About, Established
 from actors.state import Ask, Call, Limits, LinkPhase, LogState, Post, SessionState, Stream
@@ -92,6 +94,15 @@ def test_questions_of_a_lost_incarnation_are_withdrawn_in_sessions_without_a_han
     state = replace(opened_session(), link=LinkPhase.CONNECTING, asks={1: QUESTION})
     assert choose(state, say.LinkUp(Established())).state.asks[1].withdrawn
     assert not choose(state, say.LinkUp(Established(resumed=True))).state.asks[1].withdrawn
+
+
+def test_whoever_waits_for_a_commit_that_may_still_come_is_not_told_to_try_again() -> None:
+    held = Held(3, 1, (say.Reply(4, say.Accepted()),))
+    [(ticket, outcome)] = outcomes_in_doubt(opened_session(), [held]).items()
+    assert ticket == 4
+    assert isinstance(outcome, say.NotDone)
+    assert outcome.problem is say.Problem.LOST
+    assert outcomes_in_doubt(opened_session(), []) == {}
 
 
 def sent(decision: Decision) -> list[int]:
