@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from actors import from_client, from_upstream, jsonrpc
 from actors import messages as say
 from actors.state import Call, Limits, LinkPhase, SessionState
@@ -17,6 +19,10 @@ from actors.turn import Decision, Turn
 
 # While a message waits for the link it is looked at this often: an answer within the client's patience either way.
 RETRY_EVERY_SECONDS = 0.25
+
+# A long call is looked at this often, not once when its hour is over: what the timekeeper remembers keeps a session in
+# memory, and most long calls are answered within a minute.
+LOOK_AGAIN_SECONDS = 60.0
 
 
 def decide(state: SessionState, command: say.Command, *, now_unix_s: float, limits: Limits) -> Decision:
@@ -54,7 +60,8 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
             turn.happen(say.CallEnded(call.request_id, True, turn.now_unix_s))
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
-        else:  # its watch was forgotten with the former incarnation
+        else:  # its watch was forgotten with the former incarnation; its silence counts from when we listen again
+            turn.happen(say.CallChanged(attrs.evolve(call, heard_unix_s=turn.now_unix_s)))
             turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
     if turn.state.initialized and (turn.state.calls or turn.state.listening):
         turn.ensure_link()
@@ -67,6 +74,9 @@ _INTERRUPTED = (
 
 
 def _connect_now(turn: Turn, command: say.ConnectNow) -> None:
+    if turn.state.failure:
+        turn.reply(command.ticket, from_client.uninitialized(turn))
+        return
     if turn.state.link is LinkPhase.UP:
         turn.reply(command.ticket, say.Accepted())
         return
@@ -188,7 +198,7 @@ def _never_opened(turn: Turn, problem: say.Problem, detail: str) -> None:
 def _close(turn: Turn, command: say.Close) -> None:
     outcome = say.NotDone(say.Problem.UNINITIALIZED, "the session was ended")
     for call in list(turn.state.calls.values()):
-        turn.end_unanswered(call, outcome)
+        turn.end_unanswered(call, say.Withdrawn() if call.cancelled_unix_s else outcome)
     _end_posts(turn, outcome)
     _tell_connect_waiters(turn, outcome)
     turn.happen(say.Closed(command.reason))
@@ -226,6 +236,8 @@ def _overdue_call(turn: Turn, call: Call) -> None:
 def _overdue_opening(turn: Turn, call: Call, waited: float) -> None:
     limit = turn.limits.opening_seconds_max if call.sent else turn.limits.link_wait_seconds
     if waited < limit:
+        if not call.sent:
+            from_client.send_waiting(turn)
         turn.do(say.Watch(call.ticket, RETRY_EVERY_SECONDS))
         return
     detail = turn.state.link_detail or "it does not answer"
@@ -259,7 +271,7 @@ def _overdue_sent(turn: Turn, call: Call) -> None:
     silent_since = max(call.started_unix_s, call.heard_unix_s)
     rest = silent_since + turn.limits.call_seconds_max - turn.now_unix_s
     if rest > 0:
-        turn.do(say.Watch(call.ticket, rest))
+        turn.do(say.Watch(call.ticket, min(rest, LOOK_AGAIN_SECONDS)))
         return
     reason = f"no answer within {turn.limits.call_seconds_max:g} s; the upstream was told to cancel"
     turn.do(say.CancelUpstream(call.request_id, reason))

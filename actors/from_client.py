@@ -44,7 +44,7 @@ def send_request(turn: Turn, command: say.SendRequest) -> None:
 def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
     state = turn.state
     if state.failure:
-        return _uninitialized(turn)
+        return uninitialized(turn)
     if state.opened == command.opens:
         return say.NotDone(
             say.Problem.REFUSED,
@@ -62,7 +62,8 @@ def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
     return None
 
 
-def _uninitialized(turn: Turn) -> say.NotDone:
+def uninitialized(turn: Turn) -> say.NotDone:
+    """Say that the session goes on no more."""
     return say.NotDone(say.Problem.UNINITIALIZED, f"the session cannot go on ({turn.state.failure})")
 
 
@@ -114,7 +115,7 @@ def send_answer(turn: Turn, command: say.SendAnswer) -> None:
 
 def _may_post(turn: Turn, ticket: int) -> bool:
     if turn.state.failure:
-        turn.reply(ticket, _uninitialized(turn))
+        turn.reply(ticket, uninitialized(turn))
         return False
     if not turn.state.opened:
         turn.not_done(ticket, say.Problem.REFUSED, "the session is not open yet")
@@ -164,7 +165,7 @@ def _ticket(item: Call | Post) -> int:
 def listen(turn: Turn, command: say.Listen) -> None:
     """Let the upstream speak unasked, from now on and again after every re-opening of the link."""
     if turn.state.failure or not turn.state.opened:
-        turn.reply(command.ticket, _uninitialized(turn))
+        turn.reply(command.ticket, uninitialized(turn))
         return
     turn.touch()
     turn.reply(command.ticket, say.Accepted())
@@ -179,7 +180,7 @@ def listen(turn: Turn, command: say.Listen) -> None:
 def look(turn: Turn, command: say.Look) -> None:
     """Say that the session is in memory."""
     if turn.state.failure or not turn.state.opened:
-        turn.reply(command.ticket, _uninitialized(turn))
+        turn.reply(command.ticket, uninitialized(turn))
     else:
         turn.touch()
         turn.reply(command.ticket, say.Accepted())
@@ -194,7 +195,7 @@ def note_shown(turn: Turn, command: say.NoteShown) -> None:
 def emit(turn: Turn, command: say.Emit) -> None:
     """Log a message of the embedding application's own."""
     if turn.state.failure or not turn.state.opened:
-        turn.reply(command.ticket, _uninitialized(turn))
+        turn.reply(command.ticket, uninitialized(turn))
         return
     turn.touch()
     turn.log_standalone(command.message)
@@ -204,7 +205,7 @@ def emit(turn: Turn, command: say.Emit) -> None:
 def update(turn: Turn, command: say.Update) -> None:
     """Replace the application's values."""
     if turn.state.failure or not turn.state.opened:
-        turn.reply(command.ticket, _uninitialized(turn))
+        turn.reply(command.ticket, uninitialized(turn))
         return
     if command.encoded_bytes > turn.limits.values_bytes_max:
         detail = f"values take {command.encoded_bytes} bytes, the limit is {turn.limits.values_bytes_max}"

@@ -150,23 +150,23 @@ def refused(turn: Turn, command: say.Refused) -> None:
 
 
 def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
-    if command.failure is Failure.NOT_SENT and call.message is not None:
+    may_be_sent = call.message is not None and not call.heard_unix_s  # the upstream has not begun with it
+    if command.failure is Failure.NOT_SENT and may_be_sent:
         # It waits; `Overdue` tries again until the time for that is over.
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
         turn.happen(say.CallChanged(attrs.evolve(call, sent=False)))
         turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
-    elif command.failure is Failure.SESSION_LOST and _may_go_again(turn, call):
+    elif command.failure is Failure.SESSION_LOST and may_be_sent and not call.resent and turn.state.opened:
         turn.happen(say.CallChanged(attrs.evolve(call, sent=False, resent=True)))
         _reopen(turn, command.detail)
     elif not turn.state.opened:
         turn.end_unanswered(call, say.NotDone(say.Problem.UNAVAILABLE, command.detail))
         turn.do(say.Discard())
     else:
-        turn.fail(call, _CODES[command.failure], command.detail)
-
-
-def _may_go_again(turn: Turn, call: Call) -> bool:
-    return turn.state.opened and call.message is not None and not call.resent
+        code = _CODES[command.failure]
+        if code == jsonrpc.UPSTREAM_UNAVAILABLE and not may_be_sent:
+            code = jsonrpc.OUTCOME_UNKNOWN  # what could not be sent is the wish to hear the rest of it
+        turn.fail(call, code, command.detail)
 
 
 _CODES = {
@@ -186,7 +186,7 @@ def _refused_post(turn: Turn, command: say.Refused) -> None:
     elif command.failure is Failure.SESSION_LOST and post.message.kind is Kind.NOTIFICATION and not post.resent:
         turn.happen(say.PostChanged(attrs.evolve(post, sent=False, resent=True)))
         _reopen(turn, command.detail)
-    elif command.failure is Failure.SESSION_LOST:
+    elif command.failure is Failure.SESSION_LOST and post.message.kind is Kind.RESPONSE:
         # An answer to a question of an incarnation that is gone: nobody waits for it.
         turn.happen(say.PostEnded(post.ticket))
         turn.reply(post.ticket, say.Accepted())
