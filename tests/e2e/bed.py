@@ -1,7 +1,8 @@
 """The bed: upstream servers and gateways of one test, gone without a trace when it ends.
 
-A `Bed` belongs to one test, which may kill and restart what is in it. The `SharedBed` is started once for all
-tests that leave it as it is: an interpreter with the SDK takes a second to start.
+A `Bed` belongs to one test, which may kill and restart what it starts. The `SharedBed` is started once for all
+tests that leave it as it is, and so are the lasting upstreams: an interpreter with the SDK takes a second to
+start.
 """
 
 from __future__ import annotations
@@ -22,10 +23,34 @@ DIRECT = "direct"  # no gateway: shows, while a scenario is written, that the sc
 TIME_TARGET = f"stdio:{sys.executable} -m mcp_server_time --local-timezone UTC"  # a published server
 
 
+class LastingUpstreams:
+    """One HTTP upstream of each kind, for every test that does not kill it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.plain = Upstream(directory / "plain")
+        self.resumable = Upstream(directory / "resumable", event_store=True)
+        self.json = Upstream(directory / "json", json_answers=True)
+
+    @property
+    def by_name(self) -> Mapping[str, Upstream]:
+        return {"plain": self.plain, "resumable": self.resumable, "json": self.json}
+
+    def start(self) -> None:
+        """Start all of them and wait until they serve."""
+        for upstream in self.by_name.values():
+            upstream.start_blocking()
+
+    def close(self) -> None:
+        """Kill all of them."""
+        for upstream in self.by_name.values():
+            upstream.kill()
+
+
 class Bed:
     """What one test starts."""
 
-    def __init__(self, directory: Path, road: str) -> None:
+    def __init__(self, directory: Path, road: str, lasting: LastingUpstreams) -> None:
+        self.lasting = lasting
         self._directory = directory
         self._road = road
         self._upstreams: list[Upstream] = []
@@ -78,48 +103,38 @@ class Bed:
 
 
 class SharedBed:
-    """One upstream of each kind, and on a gateway's road one gateway in front of them."""
+    """The lasting upstreams, and on a gateway's road one gateway in front of them and of stdio servers."""
 
-    def __init__(self, directory: Path, road: str) -> None:
-        self.road = road
-        self.upstreams = {
-            "plain": Upstream(directory / "plain"),
-            "resumable": Upstream(directory / "resumable", event_store=True),
-            "json": Upstream(directory / "json", json_answers=True),
-        }
-        self.stdio_journal = Journal(directory)
+    def __init__(self, directory: Path, road: str, lasting: LastingUpstreams) -> None:
+        self._lasting = lasting
+        self._stdio_journal = Journal(directory)
         self.gateway: Gateway | None = None
-        self._directory = directory
+        if road != DIRECT:
+            servers = {name: upstream.target for name, upstream in lasting.by_name.items()}
+            servers |= {"stdio": stdio_target(self._stdio_journal), "time": TIME_TARGET}
+            self.gateway = Gateway(directory / "gateway", servers, road=road)
 
     def start(self) -> None:
-        """Start everything and wait until it serves."""
-        for upstream in self.upstreams.values():
-            upstream.start_blocking()
-        if self.road == DIRECT:
-            return
-        servers = {name: upstream.target for name, upstream in self.upstreams.items()}
-        servers |= {"stdio": stdio_target(self.stdio_journal), "time": TIME_TARGET}
-        self.gateway = Gateway(self._directory / "gateway", servers, road=self.road)
-        self.gateway.start_blocking()
+        """Start the gateway and wait until it serves."""
+        if self.gateway is not None:
+            self.gateway.start_blocking()
 
     def close(self) -> None:
-        """Kill everything."""
+        """Kill the gateway."""
         if self.gateway is not None:
             self.gateway.kill()
-        for upstream in self.upstreams.values():
-            upstream.kill()
 
     def url(self, server: str) -> str:
         """The endpoint under test for one kind of upstream."""
         if self.gateway is not None:
             return self.gateway.url(server)
-        if server not in self.upstreams:
+        if server not in self._lasting.by_name:
             pytest.skip("there is no HTTP endpoint without a gateway")
-        return self.upstreams[server].url
+        return self._lasting.by_name[server].url
 
     def journal(self, server: str) -> Journal:
         """What happened at one kind of upstream."""
-        return self.stdio_journal if server == "stdio" else self.upstreams[server].journal
+        return self._stdio_journal if server == "stdio" else self._lasting.by_name[server].journal
 
     async def open_session(self, server: str, *, protocol_version: str = "2025-11-25") -> RawClient:
         """Open a session with the bare client."""

@@ -7,13 +7,14 @@ itself: a scenario that fails there is wrong, whatever the gateway does.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.bed import Bed, SharedBed
+from tests.e2e.bed import Bed, LastingUpstreams, SharedBed
 
 ROADS = os.environ.get("E2E_ROADS", "hot,hypercorn").split(",")
 
@@ -34,10 +35,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:Async generator 'http(x|core)2._:ResourceWarning"))
 
 
+@pytest.fixture(scope="session")
+def _lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LastingUpstreams]:
+    upstreams = LastingUpstreams(tmp_path_factory.mktemp("upstreams"))
+    gc.collect()
+    gc.freeze()  # every SDK client collects garbage when it closes: 100 ms with what imports have left, else 5
+    try:
+        upstreams.start()
+        yield upstreams
+    finally:
+        upstreams.close()
+
+
 @pytest.fixture
-def bed(road: str, tmp_path: Path) -> Iterator[Bed]:
+def bed(road: str, tmp_path: Path, _lasting: LastingUpstreams) -> Iterator[Bed]:
     """A bed of the test's own, for what is killed and restarted."""
-    bed = Bed(tmp_path, road)
+    bed = Bed(tmp_path, road, _lasting)
     try:
         yield bed
     finally:
@@ -45,8 +58,8 @@ def bed(road: str, tmp_path: Path) -> Iterator[Bed]:
 
 
 @pytest.fixture(scope="session")
-def _shared_bed(road: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBed]:
-    bed = SharedBed(tmp_path_factory.mktemp("shared"), road)
+def _shared_bed(road: str, tmp_path_factory: pytest.TempPathFactory, _lasting: LastingUpstreams) -> Iterator[SharedBed]:
+    bed = SharedBed(tmp_path_factory.mktemp("shared"), road, _lasting)
     try:
         bed.start()
         yield bed

@@ -69,7 +69,7 @@ def make_workers(
 
 @pytest.mark.parametrize("seed", [1])
 async def test_nothing_told_is_lost_or_changed_by_kills(bed: Bed, seed: int) -> None:
-    plain, resumable = await bed.upstream(), await bed.upstream(event_store=True)
+    plain, resumable = bed.lasting.plain, bed.lasting.resumable
     gateway = await bed.gateway(plain=plain.target, resumable=resumable.target)
     history = History()
     workers = make_workers(gateway, history, "plain", "resumable", seed=seed)
@@ -105,7 +105,7 @@ async def test_control_an_open_gate_is_found_out(bed: Bed) -> None:
 
 async def kill_between_answer_and_commit(bed: Bed, *weakened: str) -> list[str]:
     """Kill a gateway whose commits are slow while clients hear one event after the other."""
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target, weakened=weakened)
     history = History()
     workers = make_workers(gateway, history, "only", seed=3)
@@ -114,7 +114,7 @@ async def kill_between_answer_and_commit(bed: Bed, *weakened: str) -> list[str]:
 
 
 async def test_control_a_gateway_that_keeps_nothing_is_found_out(bed: Bed) -> None:
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target, store="memory:")
     history = History()
     workers = make_workers(gateway, history, "only", seed=2)

@@ -23,7 +23,7 @@ LOTS = 200_000  # characters per log message: a few fill every buffer between th
 
 async def test_client_that_stopped_reading_does_not_hold_up_the_end(bed: Bed) -> None:
     """Goal: the exit is bounded. Method: a client asks for far more than its buffers hold and reads nothing."""
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target, environment=GRACE)
     client = RawClient(gateway.url())
     await client.open_session()
@@ -32,13 +32,13 @@ async def test_client_that_stopped_reading_does_not_hold_up_the_end(bed: Bed) ->
     async with client.post(call) as stream:
         stream.shrink_buffer()
         await stream.next_frame()
-        await wait_until("the upstream has said it all", lambda: upstream.journal.is_done(key))
+        await wait_until("the upstream has said it all", lambda: upstream.journal.has_said_all(key))
         # From here on nobody reads: what is sent piles up until a write blocks.
         assert await gateway.stop(seconds=GRACE_SECONDS + MARGIN_SECONDS) == 0
 
 
 async def test_idle_streams_are_ended_politely(bed: Bed) -> None:
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target, environment=GRACE)
     client = RawClient(gateway.url())
     await client.open_session()
@@ -50,7 +50,7 @@ async def test_idle_streams_are_ended_politely(bed: Bed) -> None:
 
 
 async def test_call_that_ends_within_the_grace_is_answered(bed: Bed) -> None:
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target, environment={"OUTLAST_SHUTDOWN_GRACE_SECONDS": "20"})
     client = RawClient(gateway.url())
     await client.open_session()
@@ -66,7 +66,7 @@ async def test_call_that_ends_within_the_grace_is_answered(bed: Bed) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
-        await wait_until("the call runs", lambda: upstream.journal.executions()[key] == 1)
+        await wait_until("the call runs", lambda: upstream.journal.has_run(key))
         gateway.begin_stop()
         await wait_until("nobody new is let in", lambda: refuses_connections(gateway.address))
         upstream.journal.release(key)
@@ -75,7 +75,7 @@ async def test_call_that_ends_within_the_grace_is_answered(bed: Bed) -> None:
 
 
 async def test_call_that_outlives_the_grace_is_answered_after_the_restart(bed: Bed) -> None:
-    upstream = await bed.upstream(event_store=True)
+    upstream = bed.lasting.resumable
     gateway = await bed.gateway(only=upstream.target, environment=GRACE)
     client = RawClient(gateway.url())
     await client.open_session()
@@ -99,7 +99,7 @@ async def test_call_that_outlives_the_grace_is_answered_after_the_restart(bed: B
 
 
 async def test_control_a_process_that_does_not_end_is_noticed(bed: Bed) -> None:
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target)
     gateway.process.signal(signal.SIGSTOP)
     with pytest.raises(ProcessFailed, match="still running"):

@@ -181,7 +181,7 @@ async def test_event_id_of_another_session_is_400(shared: SharedBed) -> None:
 
 
 async def test_event_id_that_fell_off_the_log_is_400(bed: Bed) -> None:
-    upstream = await bed.upstream()
+    upstream = bed.lasting.plain
     gateway = await bed.gateway(only=upstream.target, environment={"MAX_EVENTS_PER_SESSION": "10"})
     client = RawClient(gateway.url())
     await client.open_session()
@@ -218,7 +218,7 @@ async def test_cancelled_call_ends_its_stream(shared: SharedBed) -> None:
     key = unique_key()
     call = client.tool_call("hold", key=key, hold=key)
     async with client.post(call) as stream:
-        await wait_until("the call runs", lambda: shared.journal(SERVER).executions()[key] == 1)
+        await wait_until("the call runs", lambda: shared.journal(SERVER).has_run(key))
         params = {"requestId": call["id"], "reason": "changed my mind"}
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         assert (await client.post_whole(note)).status == 202

@@ -86,7 +86,7 @@ async def flood(call: Call) -> str:
     """Says a lot about the call at once, and notes when it has said it all."""
     for number in range(int(call.arguments["count"])):
         await _log(call, f"{number} " + "x" * int(call.arguments["characters"]))
-    call.journal.append({"done": call.arguments["key"]})
+    call.journal.append({"said_all": call.arguments["key"]})
     await _held(call)
     return f"done {call.arguments['key']}"
 
