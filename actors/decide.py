@@ -97,8 +97,9 @@ def _link_up(turn: Turn, command: say.LinkUp) -> None:
     turn.happen(say.LinkChanged(LinkPhase.UP))
     if not established.resumed:
         _begin_anew(turn, command)
-    for message in established.announcements:
-        turn.log_standalone(message)
+    if turn.state.opened:  # before that there is nobody to announce anything to
+        for message in established.announcements:
+            turn.log_standalone(message)
     if turn.state.listening:
         turn.do(say.ListenUpstream())
     from_client.send_waiting(turn)
