@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import msgpack
 
 from actors import jsonrpc
 from actors import messages as say
 from actors.event_log import CursorLost, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
+from actors.keeping import Unkeepable, keep
 from actors.mailbox import MailboxFull
 from actors.registry import Registry, SessionNotFound
 from actors.session import SessionActor
@@ -186,11 +186,10 @@ class SessionHandle:
             values = await self.values()
             yield values
             try:
-                encoded = msgpack.packb(values)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise CommandRejected(f"values must be builtins that msgpack can pack: {error}") from None
-            kept = msgpack.unpackb(encoded, strict_map_key=False)  # what a restart would give back, from now on
-            _require(await self.ask(lambda ticket: say.Update(ticket, kept, len(encoded))))
+                kept, encoded_bytes = keep(values)
+            except Unkeepable as error:
+                raise CommandRejected(f"values: {error}") from None
+            _require(await self.ask(lambda ticket: say.Update(ticket, kept, encoded_bytes)))
 
     async def values(self) -> dict[str, Any]:
         """Give a copy of the session's values."""

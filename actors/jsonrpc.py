@@ -17,6 +17,8 @@ import msgspec
 
 RequestId = int | str
 
+_ID_MAX = 2**63 - 1  # what stored records can hold; no client counts that far
+
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
@@ -92,6 +94,8 @@ def parse(raw: bytes) -> Message:
         envelope = _decode_envelope(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explain(raw, error) from None
+    if isinstance(envelope.id, int) and not -_ID_MAX <= envelope.id <= _ID_MAX:
+        raise InvalidMessage(INVALID_REQUEST, 'field "id" must be a string or an integer of at most 63 bits')
     if envelope.jsonrpc != "2.0":
         raise InvalidMessage(INVALID_REQUEST, 'field "jsonrpc" must be "2.0"', _known_id(envelope.id))
     if envelope.method is not msgspec.UNSET:

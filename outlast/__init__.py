@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from actors.handle import CommandRejected, Event, SessionHandle, SessionUnavailable
     from actors.ids import ANONYMOUS, InvalidEventId, Principal
     from actors.jsonrpc import Message, RequestFailed
+    from actors.keeping import Unkeepable
     from actors.link import (
         About,
         Connect,
@@ -50,6 +51,7 @@ _ROOMS = {
     "actors.handle": ("CommandRejected", "Event", "SessionHandle", "SessionUnavailable"),
     "actors.ids": ("ANONYMOUS", "InvalidEventId", "Principal"),
     "actors.jsonrpc": ("Message", "RequestFailed"),
+    "actors.keeping": ("Unkeepable",),
     "actors.link": (
         *("About", "Connect", "ConnectFailed", "ConnectRejected", "Established"),
         *("Failure", "Inbox", "Link", "LinkLost"),
@@ -102,6 +104,7 @@ __all__ = [
     "SessionUnavailable",
     "Settings",
     "TooManySessions",
+    "Unkeepable",
     "open_runtime",
     "run_runtime",
     "serve",
