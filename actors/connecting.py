@@ -12,13 +12,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 import attrs
+import structlog
 import trio
 
 from actors import messages as say
 from actors.inbox import LinkInbox
 from actors.link import Connect, ConnectFailed, ConnectRejected, Link
 from actors.state import SessionState
-from actors.supervisor import ChildSpec, RestartIntensity, supervise
+
+log = structlog.get_logger("outlast.connecting")
 
 
 @attrs.frozen
@@ -65,14 +67,21 @@ class Connecting:
         *,
         attempt_seconds_max: float,
         backoff: Backoff,
+        losses: int = 0,
         draw_chance: Callable[[], float] = random.random,
     ) -> None:
+        """
+        Args:
+          losses: how many links in a row were lost soon after they had been opened; they count as failed attempts, so
+            that an upstream that drops each connection is not asked in a loop.
+        """
         self._connect = connect
         self._nursery = nursery
         self._owner = owner
         self._attempt_seconds_max = attempt_seconds_max
         self._backoff = backoff
         self._draw_chance = draw_chance
+        self._losses = losses
         self._scope = trio.CancelScope()
 
     def cancel(self) -> None:
@@ -82,17 +91,16 @@ class Connecting:
     async def run(self) -> None:
         """Try until there is an answer either way, or nobody waits."""
 
-        def crashed(error: Exception) -> None:
-            self._owner.tell(say.LinkDown(f"connecting crashed: {error!r}"))
-
         with self._scope:
-            spec = ChildSpec("connecting", self._try_on, intensity=RestartIntensity(restarts=0), gave_up=crashed)
-            await supervise(spec)
+            await self._try_on()
 
     async def _try_on(self) -> None:
-        attempt = 0
+        attempt = self._losses
+        if attempt:
+            await trio.sleep(self._backoff.draw(attempt, self._draw_chance()))
         while True:
             attempt += 1
+            await trio.lowlevel.checkpoint_if_cancelled()  # whoever called it off may have left memory already
             inbox = LinkInbox(self._owner, self._nursery)
             try:
                 with trio.fail_after(self._attempt_seconds_max):
@@ -105,6 +113,9 @@ class Connecting:
                 inbox.close()
                 self._owner.tell(say.ConnectRefused(error.reason, error.detail))
                 return
+            except Exception as error:
+                log.error("connecting crashed", exc_info=error)
+                detail = f"connecting crashed: {error!r}"
             except BaseException:
                 inbox.close()
                 raise
