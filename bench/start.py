@@ -28,7 +28,7 @@ from bench.caller import is_echo
 from bench.children import ChildFailed
 from bench.cores import Cores
 from bench.latencies import median
-from bench.procfs import resident_bytes
+from bench.procfs import cpu_seconds, resident_bytes
 from bench.report import Report, table_of
 from bench.script import PROTOCOL_VERSION
 from bench.targets import SERVER_ID, gateway_child, mcp_url, upstream_child
@@ -60,6 +60,7 @@ class StartRow:
     answer_seconds: float  # from exec to the first answer of a stored session
     resident_mib: float  # of the gateway, at the ready line
     ready_seconds_highest: float
+    ready_cpu_seconds: float  # of the gateway, up to then: what a busy machine does not stretch
 
 
 @attrs.frozen
@@ -69,6 +70,7 @@ class Started:
     ready_seconds: float
     answer_seconds: float
     resident_bytes: int
+    cpu_seconds: float
 
 
 def measure(plan: StartPlan, *, on_step: Callable[[str], None]) -> list[StartRow]:
@@ -99,11 +101,11 @@ def _start(original: Path, newest: SessionId, folder: Path, cores: Cores) -> Sta
         upstream_child(folder=folder, core=cores.measuring) as upstream,
         gateway_child(upstream.url, folder=folder, core=cores.measured) as gateway,
     ):
-        at_ready_bytes = resident_bytes(gateway.pid)
+        at_ready_bytes, at_ready_cpu_seconds = resident_bytes(gateway.pid), cpu_seconds(gateway.pid)
         begun_at = time.perf_counter()
         _call(mcp_url(gateway), newest)
         answer_seconds = gateway.ready_seconds + time.perf_counter() - begun_at
-        return Started(gateway.ready_seconds, answer_seconds, at_ready_bytes)
+        return Started(gateway.ready_seconds, answer_seconds, at_ready_bytes, at_ready_cpu_seconds)
 
 
 def _call(url: str, session_id: SessionId) -> None:
@@ -143,6 +145,7 @@ def summarize(sessions: int, store_bytes: int, rounds: Sequence[Started]) -> Sta
         answer_seconds=median([started.answer_seconds for started in rounds]),
         resident_mib=median([started.resident_bytes / _MIB for started in rounds]),
         ready_seconds_highest=max(started.ready_seconds for started in rounds),
+        ready_cpu_seconds=median([started.cpu_seconds for started in rounds]),
     )
 
 
@@ -153,7 +156,7 @@ def report(plan: StartPlan, rows: Sequence[StartRow]) -> Report:
 
 def table(rows: Sequence[StartRow]) -> Table:
     """Show the run."""
-    columns = ["stored sessions", "store MiB", "ready s", "slowest s", "first answer s", "RSS MiB at ready"]
+    columns = ["stored sessions", "store MiB", "ready s", "slowest s", "CPU s", "first answer s", "RSS MiB at ready"]
     return table_of("start (from exec; the store is in the page cache)", columns, [_cells(row) for row in rows])
 
 
@@ -163,6 +166,7 @@ def _cells(row: StartRow) -> list[str]:
         f"{row.store_mib:.1f}",
         f"{row.ready_seconds:.2f}",
         f"{row.ready_seconds_highest:.2f}",
+        f"{row.ready_cpu_seconds:.2f}",
         f"{row.answer_seconds:.2f}",
         f"{row.resident_mib:.1f}",
     ]

@@ -40,10 +40,11 @@ def test_every_stored_session_can_be_read_and_is_in_force(tmp_path: Path) -> Non
 
 
 def test_starts_become_medians_and_the_slowest_is_told() -> None:
-    rounds = [Started(seconds, seconds + 0.1, 40 * _MIB) for seconds in (0.5, 0.9, 0.6)]
+    rounds = [Started(seconds, seconds + 0.1, 40 * _MIB, seconds / 2) for seconds in (0.5, 0.9, 0.6)]
     row = summarize(100_000, 80 * _MIB, rounds)
     assert (row.ready_seconds, row.ready_seconds_highest, row.answer_seconds) == (0.6, 0.9, 0.7)
     assert (row.store_mib, row.resident_mib) == (80.0, 40.0)
+    assert row.ready_cpu_seconds == 0.3
 
 
 def test_memory_is_what_the_sessions_add() -> None:
