@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from actors import messages as say
 from actors.ids import STANDALONE_STREAM
-from actors.state import Limits, LinkPhase, LogState, Metrics, SessionState, Stream
+from actors.state import NOTHING, Limits, LinkPhase, LogState, Metrics, SessionState, Stream
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -193,10 +193,10 @@ def _closed(state: SessionState, event: say.Closed, limits: Limits) -> _Changes:
     return {"closed": True, "link": LinkPhase.DOWN}
 
 
-def _without(mapping: Mapping[_Key, _Value], key: _Key) -> dict[_Key, _Value]:
+def _without(mapping: Mapping[_Key, _Value], key: _Key) -> Mapping[_Key, _Value]:
     rest = dict(mapping)
     rest.pop(key, None)
-    return rest or {}  # an emptied dict keeps its table, 170 bytes for each idle session
+    return rest or NOTHING  # an emptied dict keeps its table, 170 bytes for each idle session
 
 
 _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {

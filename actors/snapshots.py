@@ -14,7 +14,7 @@ import attrs
 from actors.ids import Principal, SessionId
 from actors.jsonrpc import RequestId
 from actors.sharing import shared
-from actors.state import Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
+from actors.state import NOTHING, Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
 from persistence.records import Snapshot, SnapshotHeader
 
 
@@ -99,18 +99,18 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         client_transport=client_transport,
         upstream_transport=upstream_transport,
         handshake=None if handshake is None else Handshake(*map(_shared, handshake)),
-        setup=fields["setup"],
+        setup=fields["setup"] or NOTHING,
         streams={row[0]: Stream(*row) for row in fields["streams"]},
         next_stream=fields["next_stream"],
         log=LogState(*fields["log"]),
-        calls={row[0]: _call(row, ticket=-1 - index) for index, row in enumerate(fields["calls"])},
-        asks={row[0]: Ask(*row) for row in fields["asks"]},
+        calls={row[0]: _call(row, ticket=-1 - index) for index, row in enumerate(fields["calls"])} or NOTHING,
+        asks={row[0]: Ask(*row) for row in fields["asks"]} or NOTHING,
         standalone_cursor=fields["standalone_cursor"],
         shown_offset=fields["shown"],
         listening=fields["listening"],
         metrics=Metrics(*fields["metrics"]),
-        values=fields["values"],
-        context=fields["context"],
+        values=fields["values"] or NOTHING,
+        context=fields["context"] or NOTHING,
         metadata=fields["metadata"],
     )
 
