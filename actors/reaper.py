@@ -14,12 +14,17 @@ import attrs
 import structlog
 import trio
 
+from actors import messages as say
 from actors.ids import SessionId
 from actors.registry import REAPED_REASONS, Registry
 from actors.session import SessionActor
 from persistence.records import SnapshotHeader
 
 log = structlog.get_logger("outlast.reaper")
+
+# Somebody who reads for a day does nothing that counts as activity. Noting that he is there costs a soft commit: often
+# enough that no session in use is ever close to its expiry, seldom enough to cost nothing.
+KEEP_ALIVE_SHARE = 1 / 8
 
 
 @attrs.frozen
@@ -109,8 +114,9 @@ class Reaper:
         in_use = self._passivate_idle(now_unix_s)
         headers = list(self._registry.headers())
         found = find_due(headers, in_use, now_unix_s, self._rules)
+        expired = set(found.expired)
         for session_id in self._portion(found, len(headers)):
-            reason = "expired" if session_id in set(found.expired) else "uninitialized"
+            reason = "expired" if session_id in expired else "uninitialized"
             self._registry.remove(session_id, reason)
             self.reaped += 1
 
@@ -145,6 +151,8 @@ class Reaper:
             )
             if idle_seconds == 0.0 or (actor.is_loaded and actor.state.expires_unix_s > now_unix_s):
                 in_use.add(actor.session_id)
+            if idle_seconds == 0.0:
+                _keep_alive(actor, now_unix_s)
             if idle_seconds >= limit:
                 self._passivate(actor)
             elif idle_seconds > 0.0 and actor.resumable:
@@ -157,3 +165,11 @@ class Reaper:
     def _passivate(self, actor: SessionActor) -> None:
         actor.stop("idle", only_if_idle=True)
         self.passivated += 1
+
+
+def _keep_alive(actor: SessionActor, now_unix_s: float) -> None:
+    """Count the time of a session in use from now: its client may be cut off, or we may crash, in the next instant."""
+    if actor.is_loaded:
+        state = actor.state
+        if now_unix_s - state.last_active_unix_s >= state.ttl_seconds * KEEP_ALIVE_SHARE:
+            actor.tell(say.Look(0))

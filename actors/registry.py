@@ -65,6 +65,7 @@ class Registry:
         self._sessions_max = sessions_max
         self._index: dict[SessionId, SnapshotHeader] = {}
         self._residents: dict[SessionId, SessionActor] = {}
+        self._opening: set[SessionId] = set()  # residents that are not in the index yet
         self._turned_away = 0
         self._draining = False
         self._all_gone = trio.Event()
@@ -90,6 +91,7 @@ class Registry:
         if state.closed:
             self._index.pop(state.session_id, None)
         elif state.opened:
+            self._opening.discard(state.session_id)
             self._index[state.session_id] = to_header(state)
 
     # ---- finding ----
@@ -102,9 +104,10 @@ class Registry:
         """
         if self._draining:
             raise Draining("shutting down")
-        if max(len(self._index), len(self._residents)) >= self._sessions_max:
+        if len(self._index) + len(self._opening) >= self._sessions_max:
             self._turned_away += 1
             raise TooManySessions(f"{self._sessions_max} sessions exist already")
+        self._opening.add(state.session_id)
         return self._start(state.session_id, fresh=state)
 
     def find(self, session_id: SessionId, principal: Principal) -> SessionActor:
@@ -151,6 +154,7 @@ class Registry:
         try:
             await supervise(ChildSpec("session", actor.run, gave_up=actor.gave_up))
         finally:
+            self._opening.discard(actor.session_id)
             if self._residents.get(actor.session_id) is actor:
                 del self._residents[actor.session_id]
             if not self._residents:

@@ -6,7 +6,6 @@ control: the same scenario, with the gate open, must lose what it had promised.
 
 from __future__ import annotations
 
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -15,7 +14,7 @@ from actors import messages as say
 from actors.handle import CommandRejected, SessionHandle, SessionUnavailable
 from actors.mailbox import OneShot
 from actors.registry import SessionNotFound
-from actors.state import Limits
+from actors.state import Limits, Metrics
 from persistence.memory import MemoryStore
 from persistence.store import StoreFull, StoreUnavailable
 from tests.actors.fake_link import FakeUpstream
@@ -295,7 +294,7 @@ async def test_soft_facts_are_kept_by_an_orderly_stop(autojump_clock: MockClock)
     async with open_world(disk=disk) as world:
         state = await world.runtime.session(session.id).state()
 
-        assert attrs.astuple(state.metrics) == (2, 1, 0), "the handshake and a tool call"
+        assert state.metrics == Metrics(2, 1, 0), "the handshake and a tool call"
 
 
 async def test_values_beyond_the_limit_are_rejected(autojump_clock: MockClock) -> None:

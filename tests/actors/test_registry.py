@@ -1,0 +1,189 @@
+"""The registry: one actor for each session, bounds on how many there are, and nobody finds another's."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from actors import jsonrpc
+from actors import messages as say
+from actors.ids import Principal
+from actors.registry import Draining, RegistryStatistics, SessionNotFound, TooManySessions
+from persistence.memory import MemoryStore
+from persistence.store import SnapshotCorrupt, SnapshotTooNew
+from tests.actors.fake_link import FakeUpstream
+from tests.actors.worlds import open_session, open_world, problem, send
+
+ALICE = Principal("issuer", "client", "alice")
+BOB = Principal("issuer", "client", "bob")
+
+
+async def test_session_is_found_by_its_principal_alone(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        session = await open_session(world, principal=ALICE)
+        told: list[str] = []
+        for session_id, principal in [(session.id, BOB), (session.id, None), ("unknown", ALICE)]:
+            handle = (
+                world.runtime.session(session_id)
+                if principal is None
+                else world.runtime.session(session_id, principal=principal)
+            )
+            with pytest.raises(SessionNotFound) as refused:
+                await handle.state()
+            told.append(str(refused.value))
+
+        assert len(set(told)) == 1, "a foreign session looks like one that never was"
+        assert (await world.runtime.session(session.id, principal=ALICE).state()).principal == ALICE
+
+
+async def test_session_has_one_actor(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        session = await open_session(world)
+    async with open_world(disk=disk) as world:
+        again = world.runtime.session(session.id)
+
+        assert again.actor() is again.actor(), "while it is loading, too"
+        await again.state()
+        assert world.runtime.registry.statistics() == RegistryStatistics(1, 1, 0, 0)
+
+
+async def test_more_sessions_than_may_be_are_turned_away(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        for _ in range(2):
+            await open_session(world)
+    async with open_world(disk=disk, sessions_max=3) as world:
+        session = await open_session(world)
+        with pytest.raises(TooManySessions, match="3 sessions"):
+            await open_session(world)
+        assert world.runtime.registry.statistics().turned_away == 1
+
+        await session.close()
+        await open_session(world)
+
+
+async def test_sessions_that_are_being_opened_count(autojump_clock: MockClock) -> None:
+    """However many open at once: those stored and those to be are together no more than may be."""
+    disk, upstream = MemoryStore(), FakeUpstream()
+    async with open_world(upstream, disk) as world:
+        for _ in range(3):
+            await open_session(world)
+    upstream.connect_seconds = 1.0
+    async with open_world(upstream, disk, sessions_max=4) as world:
+        handshake = jsonrpc.request("open", "initialize")
+        beginning = world.runtime.begin()
+        opening = beginning.ask(lambda ticket: say.SendRequest(ticket, handshake, opens=True))
+        with pytest.raises(TooManySessions):
+            world.runtime.begin()
+        await opening.wait()
+        assert world.runtime.registry.statistics().sessions == 4
+
+
+async def test_opening_that_failed_counts_no_more(autojump_clock: MockClock) -> None:
+    upstream = FakeUpstream()
+    upstream.rejects = ("upstream_rejected", "no")
+    async with open_world(upstream, sessions_max=1) as world:
+        for _ in range(3):
+            with pytest.raises(AssertionError, match="no"):
+                await open_session(world)
+        upstream.rejects = None
+        await open_session(world)
+
+
+async def test_draining_takes_nothing_new_and_serves_what_is_there(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        stored = await open_session(world)
+    async with open_world(disk=disk) as world:
+        live = await open_session(world)
+        world.runtime.registry.drain()
+
+        with pytest.raises(Draining):
+            await open_session(world)
+        with pytest.raises(Draining):
+            await world.runtime.session(stored.id).state()
+        assert isinstance(await send(live, 1).wait(), say.Answered)
+
+
+async def test_quiet_comes_when_nobody_waits(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        session = await open_session(world)
+        reply = send(session, 1, "hold")
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(10.0) as waiting:
+            await world.runtime.registry.wait_quiet()
+        assert waiting.cancelled_caught
+        world.link.answer(1)
+        with trio.fail_after(1.0):
+            await world.runtime.registry.wait_quiet()
+        assert isinstance(await reply.wait(), say.Streaming)
+
+
+async def test_stopping_tells_whoever_waits_what_is_known(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        session = await open_session(world)
+        sent = send(session, 1, "hold")
+        await wait_all_tasks_blocked()
+        await world.runtime.registry.stop_actors()
+        outcome = await sent.wait()
+
+        assert isinstance(outcome, say.Answered), "it had reached the upstream"
+        assert world.runtime.registry.statistics().resident == 0
+        assert world.link.closed is False, "the upstream keeps its session"
+
+
+async def test_record_that_cannot_be_read_is_uninitialized(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        session = await open_session(world)
+    async with open_world(disk=disk) as world:
+        again = world.runtime.session(session.id)
+        world.store.fail(1, SnapshotCorrupt("checksum"))
+        assert problem(await again.ask(say.Look)) is say.Problem.UNINITIALIZED
+        await wait_all_tasks_blocked()
+
+        assert world.runtime.registry.statistics().uninitialized == 1
+
+
+async def test_record_of_a_newer_version_is_left_alone(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        session = await open_session(world)
+    async with open_world(disk=disk) as world:
+        again = world.runtime.session(session.id)
+        world.store.fail(1, SnapshotTooNew("version 99"))
+        assert problem(await again.ask(say.Look)) is say.Problem.UNAVAILABLE
+
+        assert world.runtime.registry.statistics().uninitialized == 0
+        assert (await again.state()).opened, "where it can be read, it is served"
+
+
+async def test_removed_session_is_gone_whether_in_memory_or_not(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        stored = await open_session(world)
+    async with open_world(disk=disk) as world:
+        live = await open_session(world)
+        for session in (stored, live):
+            world.runtime.registry.remove(session.id, "admin")
+        await world.runtime.settled()
+        await wait_all_tasks_blocked()
+        assert world.runtime.registry.statistics().sessions == 0
+    assert await disk.scan() == ([], None)
+
+
+async def test_ended_session_cannot_come_back(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        session = await open_session(world)
+        stale = await world.store.load(session.id)
+        assert stale is not None
+        await session.close()
+        commit = world.store.commits[-1]
+        await world.store.commit(
+            attrs.evolve(commit, tombstones=(), snapshots=(attrs.evolve(stale, fields=stale.fields),))
+        )
+
+        assert await world.store.load(session.id) is None
