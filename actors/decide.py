@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 from actors import from_client, from_upstream, jsonrpc
 from actors import messages as say
@@ -61,7 +61,7 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
         else:  # its watch was forgotten with the former incarnation; its silence counts from when we listen again
-            turn.happen(say.CallChanged(attrs.evolve(call, heard_unix_s=turn.now_unix_s)))
+            turn.happen(say.CallChanged(replace(call, heard_unix_s=turn.now_unix_s)))
             turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
     if turn.state.initialized and (turn.state.calls or turn.state.listening):
         turn.ensure_link()

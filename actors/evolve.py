@@ -100,7 +100,7 @@ def _call_ended(state: SessionState, event: say.CallEnded, limits: Limits) -> _C
         "last_active_unix_s": max(state.last_active_unix_s, event.at_unix_s),
     }
     if event.failed:
-        changes["metrics"] = attrs.evolve(state.metrics, errors=state.metrics.errors + 1)
+        changes["metrics"] = replace(state.metrics, errors=state.metrics.errors + 1)
     return changes
 
 

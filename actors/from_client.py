@@ -6,7 +6,7 @@ be sent yet waits in the state (bounded) and goes, oldest first, when there is a
 
 from __future__ import annotations
 
-import attrs
+from msgspec.structs import replace
 
 from actors import messages as say
 from actors.jsonrpc import Message, with_id
@@ -88,7 +88,7 @@ def _cancel(turn: Turn, command: say.SendNotification) -> bool:
         turn.end_unanswered(call, say.Withdrawn())
         turn.reply(command.ticket, say.Accepted())
         return True
-    turn.happen(say.CallChanged(attrs.evolve(call, cancelled_unix_s=turn.now_unix_s)))
+    turn.happen(say.CallChanged(replace(call, cancelled_unix_s=turn.now_unix_s)))
     turn.do(say.Watch(call.ticket, turn.limits.cancel_grace_seconds))
     return False
 
@@ -152,9 +152,9 @@ def send_waiting(turn: Turn) -> None:
     for item in sorted(waiting, key=_ticket):
         assert item.message is not None
         if isinstance(item, Call):
-            turn.happen(say.CallChanged(attrs.evolve(item, sent=True)))
+            turn.happen(say.CallChanged(replace(item, sent=True)))
         else:
-            turn.happen(say.PostChanged(attrs.evolve(item, sent=True)))
+            turn.happen(say.PostChanged(replace(item, sent=True)))
         turn.do(say.SendUpstream(item.message, item.ticket))
 
 

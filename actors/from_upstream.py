@@ -7,7 +7,7 @@ standalone stream.
 
 from __future__ import annotations
 
-import attrs
+from msgspec.structs import replace
 
 from actors import jsonrpc
 from actors import messages as say
@@ -103,7 +103,7 @@ def _most_likely_call(turn: Turn) -> Call | None:
 
 
 def _heard(turn: Turn, call: Call, cursor: str) -> Call:
-    changed = attrs.evolve(call, heard_unix_s=turn.now_unix_s, upstream_cursor=cursor or call.upstream_cursor)
+    changed = replace(call, heard_unix_s=turn.now_unix_s, upstream_cursor=cursor or call.upstream_cursor)
     turn.happen(say.CallChanged(changed))
     return changed
 
@@ -154,10 +154,10 @@ def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
     if command.failure is Failure.NOT_SENT and may_be_sent:
         # It waits; `Overdue` tries again until the time for that is over.
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
-        turn.happen(say.CallChanged(attrs.evolve(call, sent=False)))
+        turn.happen(say.CallChanged(replace(call, sent=False)))
         turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
     elif command.failure is Failure.SESSION_LOST and may_be_sent and not call.resent and turn.state.opened:
-        turn.happen(say.CallChanged(attrs.evolve(call, sent=False, resent=True)))
+        turn.happen(say.CallChanged(replace(call, sent=False, resent=True)))
         _reopen(turn, command.detail)
     elif not turn.state.opened:
         turn.end_unanswered(call, say.NotDone(say.Problem.UNAVAILABLE, command.detail))
@@ -180,11 +180,11 @@ _CODES = {
 def _refused_post(turn: Turn, command: say.Refused) -> None:
     post = turn.state.posts[command.ticket]
     if command.failure is Failure.NOT_SENT:
-        turn.happen(say.PostChanged(attrs.evolve(post, sent=False)))
+        turn.happen(say.PostChanged(replace(post, sent=False)))
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
         turn.do(say.Watch(post.ticket, turn.limits.answer_json_within_seconds))
     elif command.failure is Failure.SESSION_LOST and post.message.kind is Kind.NOTIFICATION and not post.resent:
-        turn.happen(say.PostChanged(attrs.evolve(post, sent=False, resent=True)))
+        turn.happen(say.PostChanged(replace(post, sent=False, resent=True)))
         _reopen(turn, command.detail)
     elif command.failure is Failure.SESSION_LOST and post.message.kind is Kind.RESPONSE:
         # An answer to a question of an incarnation that is gone: nobody waits for it.

@@ -55,7 +55,7 @@ class EventId:
           InvalidEventId
         """
         body, _, mac = text.rpartition("-")
-        if not hmac.compare_digest(mac.encode(), _mac(session_id, body).encode()):
+        if not text.isascii() or not hmac.compare_digest(mac.encode(), _mac(session_id, body).encode()):
             raise InvalidEventId("not an event id of this session")
         stream, epoch, offset = body.split("-")  # we wrote it: the MAC says so
         return cls(int(stream, 16), int(epoch, 16), int(offset, 16))

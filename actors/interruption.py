@@ -18,12 +18,13 @@ _IN_DOUBT = (
 )
 
 
-def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held]) -> dict[int, say.Outcome]:
-    """Give what to tell the tickets that the other side may have acted on; everybody else can simply try again.
+def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held], *, rolled_back: bool) -> dict[int, say.Outcome]:
+    """Give what to tell the tickets of what may have been done; everybody else can simply try again.
 
     Args:
       state: the session as it was when it was interrupted; None if it had not been loaded.
       held: outputs that waited for a commit, and will not leave any more.
+      rolled_back: what they waited for is certain not to become durable.
     """
     if state is None or not state.opened:
         return {}
@@ -35,13 +36,23 @@ def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held]) -> dict[
         if post.sent:
             outcomes[post.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
     for effect in (effect for one in held for effect in one.effects):
-        if not isinstance(effect, say.Reply):
-            continue
-        if isinstance(effect.outcome, say.Answered):
-            outcomes[effect.ticket] = _unknown(effect.outcome.message.id)
-        elif isinstance(effect.outcome, say.Accepted):  # what it confirms may become durable all the same
-            outcomes[effect.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
+        if isinstance(effect, say.Reply):
+            in_doubt = _in_doubt(effect.outcome, rolled_back=rolled_back)
+            if in_doubt is not None:
+                outcomes[effect.ticket] = in_doubt
     return outcomes
+
+
+def _in_doubt(held: say.Outcome, *, rolled_back: bool) -> say.Outcome | None:
+    """Choose what to tell in place of a reply that was held back; None: that it was not done."""
+    if isinstance(held, say.Answered):
+        return _unknown(held.message.id)
+    if isinstance(held, say.NotDone):
+        return held  # it tells of no fact
+    if isinstance(held, say.Accepted) and rolled_back:
+        return None
+    # What it confirms may become durable all the same; or it is about a call that was sent.
+    return say.NotDone(say.Problem.LOST, _IN_DOUBT)
 
 
 def _unknown(request_id: jsonrpc.RequestId | None) -> say.Outcome:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-import attrs
 import msgspec
 
 RequestId = int | str
@@ -40,8 +39,7 @@ class Kind(enum.Enum):
     RESPONSE = "response"  # with a result or an error
 
 
-@attrs.frozen
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One JSON-RPC message: the envelope's facts, and its bytes exactly as they came."""
 
     kind: Kind

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import trio
 
+GRAIN_SECONDS = 0.02  # so late it may tell: thousands of calls a second become due one by one, and wake it by the dozen
+
 
 class Watched(Protocol):
     """Something whose tickets can become overdue."""
@@ -46,6 +48,6 @@ class Timekeeper:
             while self._heap and self._heap[0][0] <= now:
                 _, _, watched, ticket = heapq.heappop(self._heap)
                 watched.overdue(ticket)
-            self._sleep_until = self._heap[0][0] if self._heap else float("inf")
+            self._sleep_until = max(self._heap[0][0], now + GRAIN_SECONDS) if self._heap else float("inf")
             with trio.CancelScope(deadline=self._sleep_until) as self._sleep:
                 await trio.sleep_forever()

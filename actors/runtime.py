@@ -17,17 +17,18 @@ from actors.clock import SteadyClock
 from actors.connecting import Backoff
 from actors.handle import SessionHandle, SessionUnavailable
 from actors.ids import ANONYMOUS, SESSION_ID_RANDOM_BYTES, Principal, SessionId, mint_session_id
+from actors.keeping import keep
 from actors.link import Connect
 from actors.nothing import connect_to_nothing
 from actors.overdue import Timekeeper
 from actors.reaper import Reaper, ReaperRules
 from actors.registry import Registry
 from actors.restorer import RestoreProgress, Restorer
-from actors.state import Limits, LogState, SessionState
+from actors.state import NOTHING, Limits, LogState, SessionState
 from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.opening import open_store
-from persistence.store import Store
+from persistence.store import Store, StoreFull
 from persistence.writer import Writer
 
 log = structlog.get_logger("outlast.runtime")
@@ -87,6 +88,7 @@ class Runtime:
         """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
 
         Raises:
+          Unkeepable: context or metadata hold what no store can keep.
           TooManySessions, Draining
         """
         now_unix_s = self._shared.clock.now_unix_s()
@@ -100,8 +102,8 @@ class Runtime:
             client_transport=client_transport,
             upstream_transport=upstream_transport,
             log=LogState(epoch=int.from_bytes(secrets.token_bytes(4), "big")),
-            context=context or {},
-            metadata=metadata or {},
+            context=keep(context)[0] if context else NOTHING,
+            metadata=keep(metadata)[0] if metadata else NOTHING,
         )
         handle = SessionHandle(self.registry, state.session_id, principal)
         return Beginning(handle, self.registry.create(state).ask)
@@ -124,6 +126,7 @@ class Runtime:
           context, metadata: builtins to keep with it.
 
         Raises:
+          Unkeepable: context or metadata hold what no store can keep.
           TooManySessions, Draining, SessionUnavailable
         """
         beginning = self.begin(
@@ -206,7 +209,10 @@ async def open_runtime(
                     living.cancel_scope.cancel()
                     links.cancel_scope.cancel()
             with trio.move_on_after(options.stop_seconds_max, shield=True) as last_flush:
-                await writer.flush()
+                try:
+                    await writer.flush()
+                except StoreFull as full:  # nobody was told of what is lost: an orderly end all the same
+                    log.error("the last flush found no room", why=str(full))
             if last_flush.cancelled_caught:
                 log.error("the last flush did not end in time", seconds=options.stop_seconds_max)
             keeping.cancel_scope.cancel()

@@ -41,6 +41,7 @@ log = structlog.get_logger("outlast.session")
 TURNS_PER_CHECKPOINT = 32  # a busy session lets the others run this often
 
 
+LINK_HOLDS_SECONDS = 10.0  # a link that is lost sooner counts as an attempt to open one that failed
 LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to try again after this
 
 # A refused session goes back to what is durable, and may have to write even for that: it tries once more, then leaves
@@ -85,6 +86,10 @@ class StoreRefused(Exception):
     """The store had no room for a commit: the actor goes back to what is durable, and what waited becomes an
     error."""
 
+    def __init__(self, reason: str, *, rolled_back: bool) -> None:
+        super().__init__(reason)
+        self.rolled_back = rolled_back  # nothing of what is outstanding will become durable after all
+
 
 class SessionActor:
     """A live session. Made by the registry; runs in its own supervised task."""
@@ -98,7 +103,9 @@ class SessionActor:
         "_inbox",
         "_last_turn_seconds",
         "_link",
+        "_linked_seconds",
         "_log",
+        "_losses",
         "_mailbox",
         "_refusals",
         "_shared",
@@ -136,6 +143,8 @@ class SessionActor:
         self._log: EventLog | None = None
         self._gate = Gate(0)
         self._link: Link | None = None
+        self._linked_seconds = 0.0  # when it was opened, on trio's clock
+        self._losses = 0  # of links in a row that did not hold
         self._inbox: LinkInbox | None = None
         self._connecting: Connecting | None = None
         self._ended = False
@@ -275,8 +284,8 @@ class SessionActor:
             except StoreRefused as refused:
                 log.warning("session goes back to what is durable", session=self.session_id[:6], why=str(refused))
                 self._refusals += 1
-                if self._refusals >= REFUSALS_MAX:
-                    self._end(say.NotDone(say.Problem.UNAVAILABLE, str(refused)))
+                self._ended = self._refusals >= REFUSALS_MAX
+                self._tell_waiting(say.NotDone(say.Problem.UNAVAILABLE, str(refused)), rolled_back=refused.rolled_back)
                 self._shared.writer.discard(self.session_id)
             except Exception:
                 # What gathers was built on the state that crashed; nobody was told of it.
@@ -317,9 +326,11 @@ class SessionActor:
         self._ended = True
         self._tell_waiting(outcome)
 
-    def _tell_waiting(self, outcome: say.NotDone) -> None:
+    def _tell_waiting(self, outcome: say.NotDone, *, rolled_back: bool = False) -> None:
         held, waiting, self._waiting = self._gate.clear(), self._waiting, {}
-        in_doubt = outcomes_in_doubt(self._state, held) if outcome.problem is say.Problem.UNAVAILABLE else {}
+        in_doubt: dict[int, say.Outcome] = {}
+        if outcome.problem is say.Problem.UNAVAILABLE:
+            in_doubt = outcomes_in_doubt(self._state, held, rolled_back=rolled_back)
         for ticket, one_shot in waiting.items():
             one_shot.set(in_doubt.get(ticket, outcome))
 
@@ -386,7 +397,7 @@ class SessionActor:
                 receipt=self._receipt,
             )
         except WriterBacklogFull as full:
-            raise StoreRefused(str(full)) from full
+            raise StoreRefused(str(full), rolled_back=False) from full
 
     def _freeze(self, state: SessionState) -> Callable[[], Any]:
         return lambda: to_snapshot(state)
@@ -404,7 +415,8 @@ class SessionActor:
     def _settled(self, item: _Settled) -> None:
         receipt = item.receipt
         if receipt.failure is not None:
-            raise StoreRefused(f"the store could not keep a commit: {receipt.failure}") from receipt.failure
+            reason = f"the store could not keep a commit: {receipt.failure}"
+            raise StoreRefused(reason, rolled_back=True) from receipt.failure
         self._refusals = 0
         for held in self._gate.settle(receipt.revision):
             self._release(held)
@@ -466,6 +478,7 @@ class SessionActor:
             self,
             attempt_seconds_max=self._shared.connect_seconds_max,
             backoff=self._shared.backoff,
+            losses=self._losses,
         )
         nursery.start_soon(self._connecting.run)
 
@@ -493,6 +506,8 @@ class SessionActor:
 
     def _lost(self, item: _Lost) -> None:
         if item.inbox is self._inbox:
+            held = self._last_turn_seconds - self._linked_seconds >= LINK_HOLDS_SECONDS
+            self._losses = 0 if held else self._losses + 1
             self._close_link(end_session=False)
             self._decide(say.LinkDown(item.detail))
 
@@ -503,7 +518,9 @@ class SessionActor:
             return
         self._connecting = None
         self._link, self._inbox = item.link, item.inbox
+        self._linked_seconds = self._last_turn_seconds
         if item.inbox.is_closed:  # lost again before it was ever used
+            self._losses += 1
             self._close_link(end_session=False)
             self._decide(say.LinkDown("the link was lost while it was opened"))
         else:
@@ -533,7 +550,8 @@ class SessionActor:
 
     def _buried(self, item: _Buried) -> None:
         if item.receipt.failure is not None:
-            raise StoreRefused(f"the store could not keep a removal: {item.receipt.failure}") from item.receipt.failure
+            reason = f"the store could not keep a removal: {item.receipt.failure}"
+            raise StoreRefused(reason, rolled_back=True) from item.receipt.failure
         self._reply(say.Reply(item.ticket, say.Accepted()))
         self._changed(self.state)
         self._end(say.NotDone(say.Problem.UNINITIALIZED, "the session was ended"))

@@ -6,7 +6,8 @@ carries the state too; that it equals the fold of its events is a property the t
 
 from __future__ import annotations
 
-import attrs
+import msgspec
+from msgspec.structs import replace
 
 from actors import jsonrpc
 from actors import messages as say
@@ -16,8 +17,7 @@ from actors.jsonrpc import Message
 from actors.state import Call, Limits, LinkPhase, SessionState
 
 
-@attrs.frozen
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What a command comes to."""
 
     state: SessionState
@@ -68,7 +68,7 @@ class Turn:
         assert call.stream is None
         stream_id = self.state.next_stream
         self.happen(say.StreamOpened(stream_id, call.request_id))
-        call = attrs.evolve(call, stream=stream_id)
+        call = replace(call, stream=stream_id)
         self.happen(say.CallChanged(call))
         self.reply(call.ticket, say.Streaming(stream_id))
         return call

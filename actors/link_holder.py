@@ -1,0 +1,114 @@
+"""Holds a session's link: opens it, takes it when it is open, passes messages to it, lets it go.
+
+At any time there is at most one effort to open a link, or one link. What an effort that was called off, or a link
+that was left, still brings is turned away here, so the actor never hears of it.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from actors.connecting import Connecting, Owner
+from actors.inbox import LinkInbox
+from actors.jsonrpc import Message, RequestId
+from actors.link import Established, Link, LinkLost
+from actors.surroundings import Surroundings
+
+
+@attrs.frozen(eq=False)
+class Opened:
+    """An effort to open a link has brought one."""
+
+    by: Connecting
+    link: Link
+    inbox: LinkInbox
+
+    def turn_away(self) -> None:
+        """Nobody wants it any more."""
+        self.inbox.close()
+        self.link.close(end_session=False)
+
+
+class LinkHolder:
+    """The link of one session, or its absence."""
+
+    __slots__ = ("_connecting", "_inbox", "_link")
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._inbox: LinkInbox | None = None
+        self._connecting: Connecting | None = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether letting go costs nothing upstream."""
+        return self._link is None or self._link.resumable
+
+    def open(self, shared: Surroundings, owner: Owner) -> None:
+        """Begin to open a link; an effort that is under way is called off."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._connecting = Connecting(
+            shared.connect,
+            shared.link_nursery,
+            owner,
+            attempt_seconds_max=shared.connect_seconds_max,
+            backoff=shared.backoff,
+        )
+        shared.link_nursery.start_soon(self._connecting.run)
+
+    def expects(self, by: Connecting) -> bool:
+        """Whether this effort is the one under way."""
+        return by is self._connecting
+
+    def take(self, opened: Opened) -> Established | None:
+        """Take an opened link.
+
+        Returns:
+          what opening it found out; None if it is lost already.
+        """
+        self._connecting = None
+        self._link, self._inbox = opened.link, opened.inbox
+        if opened.inbox.is_closed:
+            self.close(end_session=False)
+            return None
+        return opened.link.established
+
+    def lose(self, inbox: LinkInbox) -> bool:
+        """Let go of the link behind this inbox, which is gone; False if it is not the one held."""
+        if inbox is not self._inbox:
+            return False
+        self.close(end_session=False)
+        return True
+
+    def send(self, message: Message, ticket: int) -> None:
+        """Pass a message to the link.
+
+        Raises:
+          LinkLost: there is none, or it is gone; nothing was sent.
+        """
+        if self._link is None:
+            raise LinkLost("the link was closed before this could be sent")
+        self._link.send(message, ticket)
+
+    def cancel(self, request_id: RequestId, reason: str) -> None:
+        """Tell the other side that an answer is not wanted any more, if it can be told."""
+        if self._link is not None:
+            self._link.cancel(request_id, reason)
+
+    def listen(self) -> None:
+        """Let the other side speak unasked, if there is one."""
+        if self._link is not None:
+            self._link.listen()
+
+    def close(self, *, end_session: bool) -> None:
+        """Let go of everything. Closing twice is fine."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        link, self._link = self._link, None
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            inbox.close()
+        if link is not None:
+            link.close(end_session=end_session)
