@@ -83,7 +83,7 @@ class AnsweringLink:
             return jsonrpc.result(request_id, await self._answer(message.method, params))
         except RequestFailed as failed:
             return jsonrpc.error(request_id, failed.code, failed.reason, failed.data)
-        except Exception as error:  # noqa: BLE001 - isolation: a bug in answering one request is that request's error
+        except Exception as error:
             log.error("answering crashed", method=message.method, exc_info=error)
             return jsonrpc.error(request_id, jsonrpc.INTERNAL_ERROR, f"answering {message.method} crashed: {error!r}")
 

@@ -7,12 +7,15 @@ that was left, still brings is turned away here, so the actor never hears of it.
 from __future__ import annotations
 
 import attrs
+import trio
 
 from actors.connecting import Connecting, Owner
 from actors.inbox import LinkInbox
 from actors.jsonrpc import Message, RequestId
 from actors.link import Established, Link, LinkLost
 from actors.surroundings import Surroundings
+
+HOLDS_SECONDS = 10.0  # a link that is lost sooner counts as an attempt to open one that failed
 
 
 @attrs.frozen(eq=False)
@@ -32,12 +35,14 @@ class Opened:
 class LinkHolder:
     """The link of one session, or its absence."""
 
-    __slots__ = ("_connecting", "_inbox", "_link")
+    __slots__ = ("_connecting", "_inbox", "_link", "_losses", "_opened_seconds")
 
     def __init__(self) -> None:
         self._link: Link | None = None
         self._inbox: LinkInbox | None = None
         self._connecting: Connecting | None = None
+        self._opened_seconds = 0.0  # when it was opened, on trio's clock
+        self._losses = 0  # of links in a row that did not hold
 
     @property
     def resumable(self) -> bool:
@@ -54,6 +59,7 @@ class LinkHolder:
             owner,
             attempt_seconds_max=shared.connect_seconds_max,
             backoff=shared.backoff,
+            losses=self._losses,
         )
         shared.link_nursery.start_soon(self._connecting.run)
 
@@ -69,7 +75,9 @@ class LinkHolder:
         """
         self._connecting = None
         self._link, self._inbox = opened.link, opened.inbox
+        self._opened_seconds = trio.current_time()
         if opened.inbox.is_closed:
+            self._losses += 1
             self.close(end_session=False)
             return None
         return opened.link.established
@@ -78,6 +86,8 @@ class LinkHolder:
         """Let go of the link behind this inbox, which is gone; False if it is not the one held."""
         if inbox is not self._inbox:
             return False
+        held = trio.current_time() - self._opened_seconds >= HOLDS_SECONDS
+        self._losses = 0 if held else self._losses + 1
         self.close(end_session=False)
         return True
 

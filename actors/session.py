@@ -28,6 +28,7 @@ from actors.ids import SessionId
 from actors.inbox import LinkInbox
 from actors.interruption import outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
+from actors.link_holder import LinkHolder, Opened
 from actors.mailbox import Mailbox, OneShot
 from actors.snapshots import from_snapshot, to_snapshot
 from actors.state import SessionState, Stream
@@ -41,7 +42,6 @@ log = structlog.get_logger("outlast.session")
 TURNS_PER_CHECKPOINT = 32  # a busy session lets the others run this often
 
 
-LINK_HOLDS_SECONDS = 10.0  # a link that is lost sooner counts as an attempt to open one that failed
 LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to try again after this
 
 # A refused session goes back to what is durable, and may have to write even for that: it tries once more, then leaves
@@ -61,13 +61,6 @@ class _Settled:
 class _Buried:
     ticket: int
     receipt: Receipt
-
-
-@attrs.frozen(eq=False)
-class _Linked:
-    by: Connecting
-    link: Link
-    inbox: LinkInbox
 
 
 @attrs.frozen(eq=False)
@@ -96,16 +89,12 @@ class SessionActor:
 
     __slots__ = (
         "_changed",
-        "_connecting",
         "_ended",
         "_fresh",
         "_gate",
-        "_inbox",
         "_last_turn_seconds",
         "_link",
-        "_linked_seconds",
         "_log",
-        "_losses",
         "_mailbox",
         "_refusals",
         "_shared",
@@ -142,11 +131,7 @@ class SessionActor:
         self._state: SessionState | None = None
         self._log: EventLog | None = None
         self._gate = Gate(0)
-        self._link: Link | None = None
-        self._linked_seconds = 0.0  # when it was opened, on trio's clock
-        self._losses = 0  # of links in a row that did not hold
-        self._inbox: LinkInbox | None = None
-        self._connecting: Connecting | None = None
+        self._link = LinkHolder()
         self._ended = False
         self._refusals = 0  # of the store, since it last kept something of this session
         self._updating: trio.StrictFIFOLock | None = None
@@ -209,11 +194,11 @@ class SessionActor:
     def linked(self, by: Connecting, link: Link, inbox: LinkInbox) -> None:
         """Take an opened link, and responsibility for closing it."""
         inbox.link = link
-        if by is not self._connecting:  # it was called off at the last moment
-            inbox.close()
-            link.close(end_session=False)
-            return
-        self._mailbox.put_system(_Linked(by, link, inbox))
+        opened = Opened(by, link, inbox)
+        if self._link.expects(by):
+            self._mailbox.put_system(opened)
+        else:  # it was called off at the last moment
+            opened.turn_away()
 
     def link_lost(self, inbox: LinkInbox, detail: str) -> None:
         """Take note that the link behind this inbox is gone."""
@@ -250,7 +235,7 @@ class SessionActor:
     @property
     def resumable(self) -> bool:
         """Whether leaving memory costs nothing upstream."""
-        return self._link is None or self._link.resumable
+        return self._link.resumable
 
     def attach(self, stream_id: int, after: int, *, from_earliest: bool = False) -> StreamReader:
         """Read a stream from this offset on; see `EventLog.attach`."""
@@ -350,11 +335,10 @@ class SessionActor:
         self._log = None
         self._state = None
         queued = self._mailbox.clear()
-        self._close_link(end_session=False)
+        self._link.close(end_session=False)
         for item in queued:
-            if isinstance(item, _Linked):
-                item.inbox.close()
-                item.link.close(end_session=False)
+            if isinstance(item, Opened):
+                item.turn_away()
 
     def _take(self, item: object) -> None:
         """One turn."""
@@ -450,44 +434,25 @@ class SessionActor:
             one_shot.set(effect.outcome)
 
     def _send_upstream(self, effect: say.SendUpstream) -> None:
-        if self._link is not None:
-            try:
-                self._link.send(effect.message, effect.ticket)
-            except LinkLost as lost:
-                detail = str(lost)
-            else:
-                return
-        else:
-            detail = "the link was closed before this could be sent"
-        self._mailbox.put_system(say.Refused(effect.ticket, Failure.NOT_SENT, detail))
+        try:
+            self._link.send(effect.message, effect.ticket)
+        except LinkLost as lost:
+            self._mailbox.put_system(say.Refused(effect.ticket, Failure.NOT_SENT, str(lost)))
 
     def _cancel_upstream(self, effect: say.CancelUpstream) -> None:
-        if self._link is not None:
-            self._link.cancel(effect.request_id, effect.reason)
+        self._link.cancel(effect.request_id, effect.reason)
 
     def _watch(self, effect: say.Watch) -> None:
         self._shared.timekeeper.watch(self, effect.ticket, effect.seconds)
 
     def _open_link(self, effect: say.OpenLink) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-        nursery = self._shared.link_nursery
-        self._connecting = Connecting(
-            self._shared.connect,
-            nursery,
-            self,
-            attempt_seconds_max=self._shared.connect_seconds_max,
-            backoff=self._shared.backoff,
-            losses=self._losses,
-        )
-        nursery.start_soon(self._connecting.run)
+        self._link.open(self._shared, self)
 
     def _listen_upstream(self, effect: say.ListenUpstream) -> None:
-        if self._link is not None:
-            self._link.listen()
+        self._link.listen()
 
-    def _on_close_link(self, effect: say.CloseLink) -> None:
-        self._close_link(end_session=effect.end_session)
+    def _close_link(self, effect: say.CloseLink) -> None:
+        self._link.close(end_session=effect.end_session)
 
     def _bury(self, effect: say.Bury) -> None:
         tombstone = Tombstone(self.session_id, effect.reason, self._shared.clock.now_unix_s())
@@ -499,43 +464,24 @@ class SessionActor:
         self._shared.writer.bury(tombstone, receipt)
 
     def _discard(self, effect: say.Discard) -> None:
-        self._close_link(end_session=True)
+        self._link.close(end_session=True)
         self._end(say.NotDone(say.Problem.UNINITIALIZED, "the session was never opened"))
 
     # ---- the link, the end ----
 
     def _lost(self, item: _Lost) -> None:
-        if item.inbox is self._inbox:
-            held = self._last_turn_seconds - self._linked_seconds >= LINK_HOLDS_SECONDS
-            self._losses = 0 if held else self._losses + 1
-            self._close_link(end_session=False)
+        if self._link.lose(item.inbox):
             self._decide(say.LinkDown(item.detail))
 
-    def _linked(self, item: _Linked) -> None:
-        if item.by is not self._connecting:  # it was called off in the meantime
-            item.inbox.close()
-            item.link.close(end_session=False)
+    def _linked(self, opened: Opened) -> None:
+        if not self._link.expects(opened.by):  # it was called off in the meantime
+            opened.turn_away()
             return
-        self._connecting = None
-        self._link, self._inbox = item.link, item.inbox
-        self._linked_seconds = self._last_turn_seconds
-        if item.inbox.is_closed:  # lost again before it was ever used
-            self._losses += 1
-            self._close_link(end_session=False)
+        established = self._link.take(opened)
+        if established is None:
             self._decide(say.LinkDown("the link was lost while it was opened"))
         else:
-            self._decide(say.LinkUp(item.link.established))
-
-    def _close_link(self, *, end_session: bool) -> None:
-        connecting, self._connecting = self._connecting, None
-        if connecting is not None:
-            connecting.cancel()
-        link, self._link = self._link, None
-        inbox, self._inbox = self._inbox, None
-        if inbox is not None:
-            inbox.close()
-        if link is not None:
-            link.close(end_session=end_session)
+            self._decide(say.LinkUp(established))
 
     def _stop(self, item: _Stop) -> None:
         if item.only_if_idle and not self._may_leave():
@@ -561,7 +507,7 @@ _is_hard = operator.attrgetter("hard")
 
 _NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
     _Settled: SessionActor._settled,
-    _Linked: SessionActor._linked,
+    Opened: SessionActor._linked,
     _Lost: SessionActor._lost,
     _Stop: SessionActor._stop,
     _Buried: SessionActor._buried,
@@ -574,7 +520,7 @@ _EFFECTS: dict[type, Callable[[SessionActor, Any], None]] = {
     say.Watch: SessionActor._watch,
     say.OpenLink: SessionActor._open_link,
     say.ListenUpstream: SessionActor._listen_upstream,
-    say.CloseLink: SessionActor._on_close_link,
+    say.CloseLink: SessionActor._close_link,
     say.Bury: SessionActor._bury,
     say.Discard: SessionActor._discard,
 }
