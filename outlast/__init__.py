@@ -22,6 +22,7 @@ from outlast.shadowing import check_rooms
 check_rooms()
 
 if TYPE_CHECKING:
+    from actors.answering import AnsweringLink, connect_to
     from actors.event_log import CursorLost
     from actors.handle import CommandRejected, Event, SessionHandle, SessionUnavailable
     from actors.ids import ANONYMOUS, InvalidEventId, Principal
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "actors.answering": ("AnsweringLink", "connect_to"),
     "actors.event_log": ("CursorLost",),
     "actors.handle": ("CommandRejected", "Event", "SessionHandle", "SessionUnavailable"),
     "actors.ids": ("ANONYMOUS", "InvalidEventId", "Principal"),
@@ -78,6 +80,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "ANONYMOUS",
     "About",
+    "AnsweringLink",
     "CommandRejected",
     "Connect",
     "ConnectFailed",
@@ -105,6 +108,7 @@ __all__ = [
     "Settings",
     "TooManySessions",
     "Unkeepable",
+    "connect_to",
     "open_runtime",
     "run_runtime",
     "serve",
