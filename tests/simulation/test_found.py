@@ -5,7 +5,12 @@ Each was a violation in some world before it was a test here; the world found it
 
 from __future__ import annotations
 
+from math import inf
+from random import Random
+
+import trio
 from msgspec.structs import replace
+from trio.testing import MockClock
 
 from actors import jsonrpc
 from actors import messages as say
@@ -15,8 +20,10 @@ from actors.ids import SessionId
 from actors.interruption import outcomes_in_doubt
 from actors.jsonrpc import Message
 from actors.link import About, Established
+from actors.runtime import open_runtime
 from actors.state import Ask, Call, Limits, LinkPhase, LogState, Post, SessionState, Stream
 from actors.turn import Decision
+from tests.simulation.sim_store import SimDisk, SimStore, Weather
 
 LIMITS = Limits()
 NOW_UNIX_S = 1000.0
@@ -97,12 +104,31 @@ def test_questions_of_a_lost_incarnation_are_withdrawn_in_sessions_without_a_han
 
 
 def test_whoever_waits_for_a_commit_that_may_still_come_is_not_told_to_try_again() -> None:
-    held = Held(3, 1, (say.Reply(4, say.Accepted()),))
-    [(ticket, outcome)] = outcomes_in_doubt(opened_session(), [held]).items()
-    assert ticket == 4
+    held = [Held(3, 1, (say.Reply(4, say.Accepted()), say.Reply(5, say.Streaming(1))))]
+    outcomes = outcomes_in_doubt(opened_session(), held, rolled_back=False)
+    assert [problem(outcomes[ticket]) for ticket in (4, 5)] == [say.Problem.LOST, say.Problem.LOST]
+
+
+def test_whoever_waited_for_a_commit_that_was_rolled_back_can_try_again() -> None:
+    held = [Held(3, 1, (say.Reply(4, say.Accepted()), say.Reply(5, say.Streaming(1))))]
+    outcomes = outcomes_in_doubt(opened_session(), held, rolled_back=True)
+    assert 4 not in outcomes
+    assert problem(outcomes[5]) is say.Problem.LOST  # a call becomes a stream when it has been sent
+
+
+async def test_an_orderly_end_stays_one_when_the_last_flush_finds_no_room(autojump_clock: MockClock) -> None:
+    store = SimStore(SimDisk(), Random(0), weather := Weather())
+    async with open_runtime(store) as runtime:
+        session = await runtime.create()
+        weather.full_until = inf
+        await trio.sleep(2)
+        await session.values()  # the session is touched: a soft fact, which the last flush finds
+    assert store.disk.snapshot(session.id) is not None
+
+
+def problem(outcome: say.Outcome) -> say.Problem:
     assert isinstance(outcome, say.NotDone)
-    assert outcome.problem is say.Problem.LOST
-    assert outcomes_in_doubt(opened_session(), []) == {}
+    return outcome.problem
 
 
 def sent(decision: Decision) -> list[int]:
