@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from actors import jsonrpc
 from actors import messages as say
 from actors.decide import decide
+from actors.evolve import evolve
 from actors.gate import Held
 from actors.ids import SessionId
 from actors.interruption import outcomes_in_doubt
@@ -124,6 +125,14 @@ async def test_an_orderly_end_stays_one_when_the_last_flush_finds_no_room(autoju
         await trio.sleep(2)
         await session.values()  # the session is touched: a soft fact, which the last flush finds
     assert store.disk.snapshot(session.id) is not None
+
+
+def test_the_stream_that_ended_last_is_forgotten_last_however_old_it_is() -> None:
+    limits = Limits(streams_kept_max=2)
+    state = replace(opened_session(), streams={stream: Stream(stream, None) for stream in range(5)})
+    for ended in (2, 3, 4, 1):
+        state = evolve(state, say.StreamEnded(ended), limits=limits)
+    assert [stream.id for stream in state.streams.values()] == [0, 4, 1]
 
 
 def problem(outcome: say.Outcome) -> say.Problem:
