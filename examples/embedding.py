@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,11 @@ async def find_order(runtime: outlast.Runtime, note: trio.Path) -> outlast.Sessi
 async def show_history(session: outlast.SessionHandle) -> None:
     """Print what happened to the order. A step that was noted just before a kill may be noted twice: it counts once."""
     expected = len(steps(session.id))
-    seen: dict[str, int] = {}
-    async for event in session.events():
-        reference = json.loads(event.message.raw)["params"]["reference"]
-        seen[reference] = seen.get(reference, 0) + 1
-        if len(seen) == expected:
-            break
+    seen: set[str] = set()
+    async with aclosing(session.events()) as events:
+        while len(seen) < expected:
+            event = await anext(events)
+            seen.add(json.loads(event.message.raw)["params"]["reference"])
     print(f"history: {len(seen)} steps", flush=True)
 
 
