@@ -214,7 +214,10 @@ def _end_posts(turn: Turn, outcome: say.Outcome) -> None:
 
 
 def _overdue(turn: Turn, command: say.Overdue) -> None:
-    """Something has waited for a while: choose what that means."""
+    """Something has waited for a while: choose what that means.
+
+    Each call and post is watched once at a time: whoever is told of it here watches it again, or ends it.
+    """
     call = turn.call_by_ticket(command.ticket)
     if call is not None:
         _overdue_call(turn, call)
@@ -268,6 +271,10 @@ def _overdue_cancelled(turn: Turn, call: Call) -> None:
 
 def _overdue_sent(turn: Turn, call: Call) -> None:
     if call.stream is None:
+        patience = call.sent_unix_s + turn.limits.answer_json_within_seconds - turn.now_unix_s
+        if patience > 0:  # it had to wait before it was sent: an upstream that is down is no slow answer
+            turn.do(say.Watch(call.ticket, patience))
+            return
         call = turn.open_stream(call)
     silent_since = max(call.started_unix_s, call.heard_unix_s)
     rest = silent_since + turn.limits.call_seconds_max - turn.now_unix_s

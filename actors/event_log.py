@@ -95,10 +95,22 @@ class EventLog:
             tail = self._tails[self._order[0]]
             if tail[0].sequence > self._released:
                 return  # bounded all the same: the gate's backlog is what is not yet released
-            self._bytes -= len(tail.popleft().body)
-            if not tail:
-                del self._tails[self._order[0]]
-            self._order.popleft()
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        stream_id = self._order.popleft()
+        tail = self._tails[stream_id]
+        self._bytes -= len(tail.popleft().body)
+        if not tail:
+            del self._tails[stream_id]
+
+    def trim(self, through_sequence: int) -> None:
+        """Forget entries up to here, as the store does; what is not yet released stays until it is."""
+        while self._order:
+            tail = self._tails[self._order[0]]
+            if tail[0].sequence > min(through_sequence, self._released):
+                return
+            self._drop_oldest()
 
     def release(self, through_sequence: int) -> None:
         """Let readers see entries up to here: they are durable."""
@@ -140,7 +152,7 @@ class EventLog:
             del self._readers[reader.stream_id]
 
     async def read(
-        self, stream_id: int, after: int, last_offset: int, *, gap_allowed: bool = False
+        self, stream_id: int, after: int, last_offset: int, *, gap_allowed: bool = False, limit: int = PAGE_ENTRIES
     ) -> Sequence[LogEntry]:
         """Give the next released entries of a stream after this offset; none if there are none.
 
@@ -158,7 +170,7 @@ class EventLog:
             return ()  # nothing can be there: a reader that is up to date costs the store nothing
         entries = self._from_tail(stream_id, after)
         if entries is None:
-            kept = await self._read_log(self._session_id, stream=stream_id, after=after, limit=PAGE_ENTRIES)
+            kept = await self._read_log(self._session_id, stream=stream_id, after=after, limit=limit)
             entries = [entry for entry in kept if entry.sequence <= self._released]
             if entries and entries[0].offset != after + 1 and not gap_allowed:
                 raise CursorLost(f"events after {after} of this stream are no longer kept")

@@ -32,6 +32,7 @@ def send_request(turn: Turn, command: say.SendRequest) -> None:
         started_unix_s=turn.now_unix_s,
         setup=command.setup,
         sent=linked,
+        sent_unix_s=turn.now_unix_s,
     )
     turn.happen(say.CallStarted(call, tool=bool(command.label)))
     if linked:
@@ -134,7 +135,7 @@ def _post(turn: Turn, ticket: int, message: Message) -> None:
         turn.do(say.SendUpstream(message, ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(ticket, turn.limits.link_wait_seconds))
+    turn.do(say.Watch(ticket, turn.limits.answer_json_within_seconds))
 
 
 def _anything_waits(turn: Turn) -> bool:
@@ -152,7 +153,7 @@ def send_waiting(turn: Turn) -> None:
     for item in sorted(waiting, key=_ticket):
         assert item.message is not None
         if isinstance(item, Call):
-            turn.happen(say.CallChanged(replace(item, sent=True)))
+            turn.happen(say.CallChanged(replace(item, sent=True, sent_unix_s=turn.now_unix_s)))
         else:
             turn.happen(say.PostChanged(replace(item, sent=True)))
         turn.do(say.SendUpstream(item.message, item.ticket))

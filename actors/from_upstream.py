@@ -152,10 +152,9 @@ def refused(turn: Turn, command: say.Refused) -> None:
 def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
     may_be_sent = call.message is not None and not call.heard_unix_s  # the upstream has not begun with it
     if command.failure is Failure.NOT_SENT and may_be_sent:
-        # It waits; `Overdue` tries again until the time for that is over.
+        # It waits; `Overdue`, which goes on watching it, tries again until the time for that is over.
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
         turn.happen(say.CallChanged(replace(call, sent=False)))
-        turn.do(say.Watch(call.ticket, turn.limits.answer_json_within_seconds))
     elif command.failure is Failure.SESSION_LOST and may_be_sent and not call.resent and turn.state.opened:
         turn.happen(say.CallChanged(replace(call, sent=False, resent=True)))
         _reopen(turn, command.detail)
@@ -182,7 +181,6 @@ def _refused_post(turn: Turn, command: say.Refused) -> None:
     if command.failure is Failure.NOT_SENT:
         turn.happen(say.PostChanged(replace(post, sent=False)))
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
-        turn.do(say.Watch(post.ticket, turn.limits.answer_json_within_seconds))
     elif command.failure is Failure.SESSION_LOST and post.message.kind is Kind.NOTIFICATION and not post.resent:
         turn.happen(say.PostChanged(replace(post, sent=False, resent=True)))
         _reopen(turn, command.detail)

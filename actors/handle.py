@@ -6,8 +6,8 @@ use. All that blocks is waiting for an outcome.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ from actors.registry import Registry, SessionNotFound
 from actors.session import SessionActor
 from actors.state import SessionState
 from persistence.records import LogEntry
+from persistence.store import SnapshotCorrupt, StoreUnavailable
 
 
 class SessionUnavailable(Exception):
@@ -44,10 +45,13 @@ class Event:
 class SessionHandle:
     """A session, by its id and on behalf of a principal."""
 
-    __slots__ = ("_registry", "id", "principal")
+    __slots__ = ("_registry", "_server_id", "id", "principal")
 
-    def __init__(self, registry: Registry, session_id: SessionId, principal: Principal) -> None:
+    def __init__(
+        self, registry: Registry, session_id: SessionId, principal: Principal, server_id: str | None = None
+    ) -> None:
         self._registry = registry
+        self._server_id = server_id
         self.id = session_id
         self.principal = principal
 
@@ -62,7 +66,7 @@ class SessionHandle:
         Raises:
           SessionNotFound, Draining: see `Registry.find`.
         """
-        return self._registry.find(self.id, self.principal)
+        return self._registry.find(self.id, self.principal, self._server_id)
 
     async def ask(self, make: Callable[[int], say.Command]) -> say.Outcome:
         """Have the session do something, and wait for what comes of it.
@@ -102,6 +106,12 @@ class SessionHandle:
             )
         if after.offset > found.last_offset:
             raise CursorLost("this stream has no such event")
+        try:
+            await actor.check_kept(found, after.offset)
+        except (StoreUnavailable, SnapshotCorrupt) as error:
+            raise SessionUnavailable(f"the stream cannot be read: {error}") from None
+        if not actor.is_loaded:
+            raise SessionUnavailable("the session was interrupted; try again")
         return Reading(self.id, actor, actor.attach(stream_id, after.offset))
 
     # ---- what embedding applications use ----
@@ -152,8 +162,9 @@ class SessionHandle:
     async def _last_of(self, stream_id: int) -> jsonrpc.Message:
         last: Event | None = None
         try:
-            async for event in self._to_the_end(await self.read(None, stream=stream_id)):
-                last = event
+            async with aclosing(self._to_the_end(await self.read(None, stream=stream_id))) as events:
+                async for event in events:
+                    last = event
         except SessionUnavailable as error:
             raise jsonrpc.RequestFailed(jsonrpc.OUTCOME_UNKNOWN, f"the answer cannot be had now: {error}") from None
         if last is None or last.message.kind is not jsonrpc.Kind.RESPONSE:
@@ -195,11 +206,11 @@ class SessionHandle:
         """Give a copy of the session's values."""
         return dict((await self.state()).values)
 
-    async def events(self, after: str | None = None, *, stream: int = STANDALONE_STREAM) -> AsyncIterator[Event]:
+    async def events(self, after: str | None = None, *, stream: int = STANDALONE_STREAM) -> AsyncGenerator[Event, None]:
         """Give a stream's events, those kept first, then each as it comes.
 
         Ends when the stream ends, or when a newer reader takes it over. A session that is interrupted and comes back
-        is read on.
+        is read on. Who leaves the loop early closes the iterator (`contextlib.aclosing`), and with it the stream.
 
         Args:
           after: the id of the last event seen; None: from the start of what is kept.
@@ -209,10 +220,11 @@ class SessionHandle:
           InvalidEventId, CursorLost, SessionNotFound, SessionUnavailable, Draining
         """
         cursor = None if after is None else EventId.read(self.id, after)
-        async for event in self._to_the_end(await self.read(cursor, stream=stream)):
-            yield event
+        async with aclosing(self._to_the_end(await self.read(cursor, stream=stream))) as events:
+            async for event in events:
+                yield event
 
-    async def _to_the_end(self, reading: Reading) -> AsyncIterator[Event]:
+    async def _to_the_end(self, reading: Reading) -> AsyncGenerator[Event, None]:
         """Give a stream's events until it ends or is taken over; go on where the session left memory meanwhile."""
         while True:
             try:

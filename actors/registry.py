@@ -110,17 +110,20 @@ class Registry:
         self._opening.add(state.session_id)
         return self._start(state.session_id, fresh=state)
 
-    def find(self, session_id: SessionId, principal: Principal) -> SessionActor:
+    def find(self, session_id: SessionId, principal: Principal, server_id: str | None = None) -> SessionActor:
         """Give the session's actor, brought to life if need be.
 
         A session that is uninitialized for good, or past its time, is removed by this access.
 
+        Args:
+          server_id: find it only if it talks to this server; None: whichever it talks to.
+
         Raises:
-          SessionNotFound: unknown, ended, expired, uninitialized, or another principal's.
+          SessionNotFound: unknown, ended, expired, uninitialized, another principal's or another server's.
           Draining
         """
         header = self._index.get(session_id)
-        if header is None or header.owner != principal.digest:
+        if header is None or header.owner != principal.digest or server_id not in (None, header.server_id):
             raise SessionNotFound("no such session")
         actor = self._residents.get(session_id)
         if header.failure in REAPED_REASONS or (

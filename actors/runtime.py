@@ -70,9 +70,11 @@ class Runtime:
     def writer(self) -> Writer:
         return self._shared.writer
 
-    def session(self, session_id: str, *, principal: Principal = ANONYMOUS) -> SessionHandle:
-        """Give a session by its id; whether it exists shows at the first use."""
-        return SessionHandle(self.registry, SessionId(session_id), principal)
+    def session(
+        self, session_id: str, *, principal: Principal = ANONYMOUS, server_id: str | None = None
+    ) -> SessionHandle:
+        """Give a session by its id; whether it exists, and talks to that server, shows at the first use."""
+        return SessionHandle(self.registry, SessionId(session_id), principal, server_id)
 
     def begin(
         self,

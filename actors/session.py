@@ -239,8 +239,17 @@ class SessionActor:
 
     def attach(self, stream_id: int, after: int, *, from_earliest: bool = False) -> StreamReader:
         """Read a stream from this offset on; see `EventLog.attach`."""
-        assert self._log is not None
-        return self._log.attach(stream_id, after, from_earliest=from_earliest)
+        log = self._event_log(self.state.log.next_sequence - 1)  # a log that is only now made has nothing outstanding
+        return log.attach(stream_id, after, from_earliest=from_earliest)
+
+    async def check_kept(self, stream: Stream, after: int) -> None:
+        """See whether what follows this offset is still kept, before anybody relies on it.
+
+        Raises:
+          CursorLost, StoreUnavailable, SnapshotCorrupt
+        """
+        log = self._event_log(self.state.log.next_sequence - 1)
+        await log.read(stream.id, after, stream.last_offset, limit=1)
 
     def stream(self, stream_id: int) -> Stream | None:
         """Give one of the session's streams as it is now."""
@@ -322,7 +331,12 @@ class SessionActor:
     def _adopt(self, state: SessionState) -> None:
         self._state = state
         self._gate = Gate(state.revision, open_always=self._shared.gate_open_always)
-        self._log = EventLog(self.session_id, self._shared.store.read_log, durable_through=state.log.next_sequence - 1)
+
+    def _event_log(self, durable_through: int) -> EventLog:
+        """Give the session's log; most sessions in memory have none, until somebody writes or reads."""
+        if self._log is None:
+            self._log = EventLog(self.session_id, self._shared.store.read_log, durable_through=durable_through)
+        return self._log
 
     def _forget_memory(self) -> None:
         """Let go of everything that a next incarnation must not inherit.
@@ -364,12 +378,12 @@ class SessionActor:
     def _submit(self, before: SessionState, events: Sequence[say.Event]) -> None:
         state = self.state
         entries = tuple(self._entries(events))
-        assert self._log is not None
         for entry in entries:
-            self._log.append(entry)
+            self._event_log(before.log.next_sequence - 1).append(entry)
         trim = None
         if state.log.trimmed_through > before.log.trimmed_through:
             trim = Trim(self.session_id, state.log.trimmed_through)
+            self._event_log(before.log.next_sequence - 1).trim(state.log.trimmed_through)
         self._gate.require(state.revision)
         try:
             self._shared.writer.submit(
@@ -407,8 +421,8 @@ class SessionActor:
         self._changed(self.state)
 
     def _release(self, held: Held) -> None:
-        assert self._log is not None
-        self._log.release(held.log_through)
+        if self._log is not None:
+            self._log.release(held.log_through)
         for effect in held.effects:
             self._do(effect)
 

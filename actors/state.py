@@ -87,6 +87,7 @@ class Call(msgspec.Struct, frozen=True):
     started_unix_s: float
     setup: SetupChange | None = None
     sent: bool = False
+    sent_unix_s: float = 0.0  # when; the client's patience counts from here
     resent: bool = False  # sent a second time, after the upstream had lost the session
     stream: int | None = None  # set once the call has become a stream
     cancelled_unix_s: float = 0.0  # when the client cancelled it; 0: it did not

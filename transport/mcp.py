@@ -40,15 +40,13 @@ class Rejection:
         return jsonrpc.error(self.id, self.code, self.reason).raw
 
 
-@attrs.frozen
-class Initialize:
+class Initialize(msgspec.Struct, frozen=True, gc=False):
     """A client opens a session."""
 
     message: Message
 
 
-@attrs.frozen
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A client's request in its session."""
 
     session_id: str
@@ -57,8 +55,7 @@ class Request:
     setup: SetupChange | None
 
 
-@attrs.frozen
-class Notification:
+class Notification(msgspec.Struct, frozen=True, gc=False):
     """A client's notification in its session."""
 
     session_id: str
@@ -67,8 +64,7 @@ class Notification:
     confirms: bool
 
 
-@attrs.frozen
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A client's answer to a request of the server."""
 
     session_id: str

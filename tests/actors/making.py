@@ -74,7 +74,16 @@ class Session:
         self.now_unix_s += seconds
 
     def overdue(self, id: RequestId) -> tuple[say.Effect, ...]:
-        return self.take(say.Overdue(self.call(id).ticket))
+        call = self.call(id)
+        if call.sent and call.stream is None:  # told no sooner than the client's patience is over
+            self.pass_time(max(0.0, call.sent_unix_s + self.limits.answer_json_within_seconds - self.now_unix_s))
+        return self.take(say.Overdue(call.ticket))
+
+    def stream(self, id: RequestId, method: str = "hold") -> tuple[say.Effect, ...]:
+        """Send a request that is not answered soon, so that it becomes a stream."""
+        self.request(id, method)
+        self.pass_time(self.limits.answer_json_within_seconds)
+        return self.overdue(id)
 
     def call(self, id: RequestId) -> Call:
         return self.state.calls[id]

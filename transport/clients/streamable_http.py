@@ -32,7 +32,9 @@ CURSOR_LOST_STATUS = 410  # gone for good: another try with this cursor is of no
 @attrs.frozen
 class StreamableHttpOptions:
     keepalive_comment_seconds: float = 15.0
-    reconnect_milliseconds: int = 1000  # what clients are told to wait before they reconnect
+    # What clients are told to wait before they reconnect. The SDKs give up after two failures in a row: twice this is
+    # how long a restart may take before they do.
+    reconnect_milliseconds: int = 2000
 
 
 class StreamableHttp:
@@ -215,6 +217,8 @@ class _Answering:
             await self._exchange.start_stream(200, headers)
             if primed_by is not None:
                 await self._exchange.send(sse.encode_priming(primed_by, self._options.reconnect_milliseconds))
+            else:
+                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
                 await self._send_events(reading)
@@ -267,7 +271,8 @@ class _Answering:
     # ---- answers ----
 
     def _session(self, session_id: str) -> SessionHandle:
-        return self._runtime.session(session_id, principal=self._principal)
+        # A session opened at one server's path does not exist at another's.
+        return self._runtime.session(session_id, principal=self._principal, server_id=self._face._server_id)
 
     async def _respond(self, status: int, body: bytes, session_id: str) -> None:
         headers: Headers = (*JSON_HEADERS, *self._extra)
