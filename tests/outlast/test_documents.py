@@ -50,7 +50,7 @@ def run(example: Example, folder: Path) -> subprocess.CompletedProcess[str]:
     program = folder / f"{example.place.replace('/', '-')}.py"
     program.write_text(example.source)
     environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-P", str(program)]
+    command = [sys.executable, "-P", "-W", "error", str(program)]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
     )
