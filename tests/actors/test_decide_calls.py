@@ -167,8 +167,7 @@ def test_cancelled_call_that_is_answered_in_time_is_answered() -> None:
 
 def test_cancelled_stream_ends_without_an_answer() -> None:
     session = opened()
-    session.request(1)
-    session.overdue(1)
+    session.stream(1)
     session.notify("notifications/cancelled", cancels=1)
     session.pass_time(5.0)
     session.overdue(1)

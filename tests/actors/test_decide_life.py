@@ -118,8 +118,7 @@ def test_client_confirms_once() -> None:
 
 def test_stream_in_flight_at_a_crash_ends_in_an_error() -> None:
     session = opened()
-    session.request(1)
-    session.overdue(1)
+    session.stream(1)
     again = recovered(session)
     effects = again.take(say.Recovered())
 
@@ -248,8 +247,7 @@ def test_announcements_of_a_new_link_reach_the_standalone_stream() -> None:
 def test_refused_session_is_uninitialized_and_its_calls_answered() -> None:
     session = opened()
     session.request(1)
-    session.request(2)
-    session.overdue(2)
+    session.stream(2)
     session.notify()
     effects = session.take(say.ConnectRefused("upstream_rejected", "another version"))
 
@@ -286,8 +284,7 @@ def test_uninitialized_session_does_nothing_more(command: say.Command) -> None:
 def test_close_ends_all_and_tells_the_upstream() -> None:
     session = opened()
     session.request(1)
-    session.request(2)
-    session.overdue(2)
+    session.stream(2)
     effects = session.take(say.Close(60, "client"))
 
     assert session.state.closed

@@ -212,6 +212,7 @@ async def test_newest_reader_takes_over_and_the_older_ends(autojump_clock: MockC
         await session.emit("one")
         await wait_all_tasks_blocked()
         assert names(await collect(session, 1)) == ["one"]
+        await wait_all_tasks_blocked()
         assert ended == [1]
 
 

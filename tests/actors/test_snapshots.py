@@ -31,8 +31,7 @@ def through_bytes(session: Session) -> Session:
 @given(ids, ids)
 def test_ids_of_calls_and_questions_come_back_as_they_were(request_id: int | str, question_id: int | str) -> None:
     session = opened()
-    session.request(request_id, "hold")
-    session.overdue(request_id)
+    session.stream(request_id)
     session.take(say.Receive(jsonrpc.request(question_id, "sampling"), about=About.NOTHING))
     again = through_bytes(session).state
 
@@ -46,8 +45,7 @@ def test_ids_of_calls_and_questions_come_back_as_they_were(request_id: int | str
 def test_1_and_text_1_stay_two() -> None:
     session = opened()
     for id in (1, "1"):
-        session.request(id, "hold")
-        session.overdue(id)
+        session.stream(id)
 
     assert list(through_bytes(session).state.calls) == [1, "1"]
 

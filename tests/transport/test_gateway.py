@@ -1,0 +1,123 @@
+"""The gateway: which path is served by whom, who is let in, and what draining means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from persistence.store import StoreUnavailable
+from tests.actors.worlds import World, open_world
+from tests.transport.fake_exchange import FakeExchange, get, post
+from transport import guard
+from transport.gateway import Gateway
+
+INITIALIZE = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {}}
+ONE = {"linear": "streamable-http"}
+
+
+def gateway_of(world: World, servers: Mapping[str, str] = ONE) -> Gateway:
+    return Gateway(world.runtime, servers, guard.make_policy("127.0.0.1"))
+
+
+async def asked(gateway: Gateway, exchange: FakeExchange) -> FakeExchange:
+    await gateway(exchange)
+    return exchange
+
+
+async def test_one_server_is_at_the_short_path_too(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+        for path in ("/mcp", "/servers/linear/mcp"):
+            assert (await asked(gateway, post(INITIALIZE, path=path))).status == 200
+
+
+async def test_several_servers_have_a_path_each(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world, {"linear": "streamable-http", "files": "stdio"})
+        assert (await asked(gateway, post(INITIALIZE, path="/mcp"))).status == 404
+        exchange = await asked(gateway, post(INITIALIZE, path="/servers/files/mcp"))
+        state = await world.runtime.session(exchange.headers["mcp-session-id"]).state()
+
+        assert (state.server_id, state.upstream_transport) == ("files", "stdio")
+
+
+async def test_nothing_else_is_there(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        exchange = await asked(gateway_of(world), get(path="/elsewhere"))
+
+        assert exchange.status == 404
+        assert "/mcp" in exchange.json["error"]["message"]
+
+
+async def test_stranger_hosts_and_origins_are_kept_out_before_anything(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+        assert (await asked(gateway, post(INITIALIZE, host="evil.example"))).status == 421
+        assert (await asked(gateway, post(INITIALIZE, origin="https://evil.example"))).status == 403
+
+        assert world.runtime.registry.statistics().resident == 0
+        assert world.upstream.journal == []
+
+
+async def test_page_of_this_machine_may_come(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+        exchange = await asked(gateway, post(INITIALIZE, origin="http://localhost"))
+        assert exchange.status == 200
+        assert exchange.headers["access-control-allow-origin"] == "http://localhost"
+        preflight = FakeExchange(
+            "OPTIONS", headers={"origin": "http://localhost", "access-control-request-method": "POST"}
+        )
+
+        assert (await asked(gateway, preflight)).status == 204
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_are_read_only(path: str, autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+        assert (await asked(gateway, get(path=path))).status == 200
+        assert (await asked(gateway, post({}, path=path))).status == 405
+
+
+async def test_only_mcp_is_hot(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+
+        assert gateway.is_hot(post(INITIALIZE).head)
+        assert not gateway.is_hot(get(path="/healthz").head)
+
+
+async def test_draining_is_not_ready_but_alive_and_ends_listeners(autojump_clock: MockClock) -> None:
+    async with open_world() as world, trio.open_nursery() as nursery:
+        gateway = gateway_of(world)
+        opened = await asked(gateway, post(INITIALIZE))
+        listener = get(mcp_session_id=opened.headers["mcp-session-id"])
+        nursery.start_soon(gateway, listener)
+        await wait_all_tasks_blocked()
+        gateway.drain()
+        await wait_all_tasks_blocked()
+
+        assert listener.finished
+        ready = await asked(gateway, get(path="/readyz"))
+        assert (ready.status, ready.json["reason"]) == (503, "draining")
+        assert (await asked(gateway, get(path="/healthz"))).status == 200
+        assert (await asked(gateway, post(INITIALIZE))).status == 503
+
+
+async def test_store_outage_is_not_ready(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+        session = await world.runtime.create()
+        world.store.begin_outage(StoreUnavailable("away"))
+        with trio.move_on_after(1.0):
+            await session.emit("waits")
+        ready = await asked(gateway, get(path="/readyz"))
+        world.store.end_outage()
+        await trio.sleep(10.0)
+
+        assert ready.status == 503
+        assert (await asked(gateway, get(path="/readyz"))).status == 200
