@@ -159,8 +159,8 @@ def _message_logged(state: SessionState, event: say.MessageLogged, limits: Limit
 def _stream_ended(state: SessionState, event: say.StreamEnded, limits: Limits) -> _Changes:
     # Those that ended stand in the order in which they did: what ended just now is the last to be forgotten, however
     # long ago it began, since its reader has yet to be given its answer.
-    streams = _without(state.streams, event.stream)
-    streams[event.stream] = attrs.evolve(state.streams[event.stream], ended=True)
+    streams = dict(state.streams)
+    streams[event.stream] = attrs.evolve(streams.pop(event.stream), ended=True)
     ended = [stream.id for stream in streams.values() if stream.ended]
     for stream_id in ended[: max(0, len(ended) - limits.streams_kept_max)]:
         del streams[stream_id]
