@@ -62,6 +62,11 @@ class AnswerStream:
     def is_event_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
+    @property
+    def hints(self) -> list[int]:
+        """What the server has said of reconnecting, in milliseconds."""
+        return self._reader.hints
+
     async def next_frame(self, *, seconds: float = DEADLINE_SECONDS) -> Frame | None:
         """Wait for the next event.
 

@@ -34,6 +34,7 @@ class FrameReader:
     """Cuts a stream of bytes into frames, wherever the network has cut it."""
 
     comments: int = 0  # keep-alive lines seen
+    hints: list[int] = attrs.field(factory=list)  # what was said of reconnecting, in milliseconds; no events
     _buffer: bytes = b""
     _lines: list[str] = attrs.field(factory=list)
 
@@ -48,8 +49,12 @@ class FrameReader:
             elif text:
                 self._lines.append(text)
             elif self._lines:
-                frames.append(_frame(self._lines))
+                frame = _frame(self._lines)
                 self._lines = []
+                if frame.retry_milliseconds is not None and not frame.id and not frame.data:
+                    self.hints.append(frame.retry_milliseconds)
+                else:
+                    frames.append(frame)
         return frames
 
 
