@@ -9,7 +9,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from actors import messages as say
 from actors.connecting import Backoff, Connecting
@@ -17,27 +17,7 @@ from actors.inbox import LinkInbox
 from actors.link import ConnectFailed, ConnectRejected, Inbox, Link
 from actors.state import SessionState
 from tests.actors.fake_link import FakeUpstream
-from tests.actors.making import fresh_state
-
-
-class Owner:
-    """A session that only notes what it is told."""
-
-    def __init__(self) -> None:
-        self.state = fresh_state()
-        self.wants_link = True
-        self.told: list[say.Command] = []
-        self.links: list[Link] = []
-        self.lost: list[str] = []
-
-    def tell(self, command: say.Command) -> None:
-        self.told.append(command)
-
-    def link_lost(self, inbox: LinkInbox, detail: str) -> None:
-        self.lost.append(detail)
-
-    def linked(self, by: Connecting, link: Link, inbox: LinkInbox) -> None:
-        self.links.append(link)
+from tests.actors.fake_owner import Owner
 
 
 class Attempts:
@@ -174,45 +154,3 @@ async def test_inbox_of_a_failed_attempt_is_closed(autojump_clock: MockClock) ->
     connect.inboxes[0].lost("late news of a link that never was")
 
     assert owner.lost == []
-
-
-# ---- the inbox alone ----
-
-
-async def test_closed_inbox_hears_nothing_and_ends_its_tasks(autojump_clock: MockClock) -> None:
-    owner = Owner()
-    async with trio.open_nursery() as nursery:
-        inbox = LinkInbox(owner, nursery)
-        inbox.start_soon(trio.sleep_forever)
-        await wait_all_tasks_blocked()
-        inbox.close()
-        inbox.delivered(1)
-        inbox.cursor_moved(1, "c")
-        inbox.start_soon(trio.sleep_forever)
-
-    assert owner.told == []
-
-
-async def test_task_that_crashes_loses_the_link(autojump_clock: MockClock) -> None:
-    owner = Owner()
-
-    async def crashing() -> None:
-        raise ZeroDivisionError("a bug in the link")
-
-    async with trio.open_nursery() as nursery:
-        inbox = LinkInbox(owner, nursery)
-        inbox.start_soon(trio.sleep_forever)
-        inbox.start_soon(crashing)
-
-    assert len(owner.lost) == 1
-    assert "a bug in the link" in owner.lost[0]
-
-
-async def test_link_is_lost_once(autojump_clock: MockClock) -> None:
-    owner = Owner()
-    async with trio.open_nursery() as nursery:
-        inbox = LinkInbox(owner, nursery)
-        inbox.lost("first")
-        inbox.lost("second")
-
-    assert owner.lost == ["first"]

@@ -153,6 +153,17 @@ def test_resumable_call_goes_on_after_a_crash() -> None:
     assert again.state.streams[1].ended
 
 
+def test_resumable_call_survives_its_link() -> None:
+    session = resumable()
+    effects = session.take(say.LinkDown("broken"))
+    assert of(effects, say.OpenLink)
+    session.take(say.LinkUp(Established(resumed=True)))
+    assert session.logged() == []
+    session.answer(1, "after all")
+
+    assert [jsonrpc.result_of(message) for message in session.logged()] == ["after all"]
+
+
 def test_resumed_call_is_watched_like_any_other() -> None:
     again = recovered(resumable())
     again.pass_time(7200.0)  # the process was away for longer than a call may be silent

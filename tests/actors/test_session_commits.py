@@ -212,6 +212,22 @@ async def test_store_that_stays_full_is_asked_a_bounded_number_of_times(autojump
         assert (await again.state()).calls == {}, "with room again, it is recovered"
 
 
+async def test_crash_forgets_what_was_not_yet_on_its_way_to_the_store(autojump_clock: MockClock) -> None:
+    """Nobody was told of it, and it may be the very state that crashed."""
+    async with open_world(commit_seconds=1.0) as world:
+        session = await world.runtime.create()
+        on_its_way = update(session, step=1)
+        await trio.sleep(0.5)
+        gathering = update(session, step=2)
+        await trio.sleep(0.1)
+        session.actor().tell("no such command")  # type: ignore[arg-type]
+        told = [await on_its_way.wait(), await gathering.wait()]
+
+        assert [type(outcome) for outcome in told] == [say.NotDone, say.NotDone]
+        await trio.sleep(5.0)
+        assert await session.values() == {"step": 1}
+
+
 async def test_store_outage_shuts_the_gate_until_it_is_over(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         session = await world.runtime.create()
