@@ -1,13 +1,15 @@
 """`bench memory`: what a session costs the gateway in RAM, by what it is doing.
 
-`resident`: its actor lives, and nothing happens: opened over HTTP by a client that made one call and left no connection
-behind; the upstream is reached over HTTP. `stored`: known to the gateway but not in memory, as after passivation or a
-restart: an entry of the index. Both are differences of the process's resident memory, divided by very many sessions, so
-the interpreter, our code and whatever the allocator keeps for itself at the start are in neither.
+`resident`: its actor lives, and nothing happens: opened over HTTP by a client that made one call and left no
+connection behind; the upstream is reached over HTTP. `stored`: known to the gateway but not in memory, as after
+passivation or a restart: an entry of the index. Both are differences of the process's resident memory, divided by
+very many sessions, so the interpreter, our code and whatever the allocator keeps for itself at the start are in
+neither.
 
-The difference is taken against a gateway that has done the same work already, lest what is there once (code loaded on
-first use, pools, the database's page cache) be charged to sessions: for `resident`, with a few sessions; for `stored`,
-with half of them, because reading the index fills the page cache, and that is full with as many.
+The difference is taken against a gateway that has done the same work already, lest what is there once (code loaded
+on first use, pools, the database's page cache) be charged to sessions: for `resident`, with a few sessions, on a
+store with so many others that reading its index has filled the page cache; for `stored`, with half of them, which
+fill it too.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from bench.targets import SERVER_ID, gateway_child, mcp_url, upstream_child
 RESIDENT = "resident"
 STORED = "stored"
 WARM_UP_SESSIONS = 200
+CACHE_FILLING_SESSIONS = 50_000  # 40 MB of store: more than the page cache holds
 POPULATE_SECONDS_MAX = 900.0
 _MIB = 1024 * 1024
 
@@ -79,24 +82,27 @@ def measure(plan: MemoryPlan, *, on_step: Callable[[str], None]) -> list[MemoryR
 
 
 def _measure_resident(sessions: int, cores: Cores) -> MemoryRow:
-    room = str(sessions + WARM_UP_SESSIONS + 1)
+    room = str(sessions + WARM_UP_SESSIONS + CACHE_FILLING_SESSIONS + 1)
     settings = {"OUTLAST_RESIDENT_SESSIONS_MAX": room, "OUTLAST_SESSIONS_MAX": room}
-    with (
-        tempfile.TemporaryDirectory(prefix="outlast-bench-") as folder,
-        upstream_child(folder=Path(folder), core=cores.measuring) as upstream,
-        gateway_child(upstream.url, folder=Path(folder), core=cores.measured, environment=settings) as gateway,
-    ):
-        _populate(gateway, WARM_UP_SESSIONS, cores)
-        before_bytes = resident_bytes(gateway.pid)
-        opened = _populate(gateway, sessions, cores)
-        return MemoryRow(
-            kind=RESIDENT,
-            sessions=sessions,
-            before_bytes=before_bytes,
-            after_bytes=resident_bytes(gateway.pid),
-            sessions_per_second=sessions / opened["seconds"],
-            cpu_ms_per_session=opened["cpu_seconds"] / sessions * 1000.0,
-        )
+    with tempfile.TemporaryDirectory(prefix="outlast-bench-") as name:
+        folder = Path(name)
+        # Those that only fill the cache belong to a server that is not there, so that they are not brought to life.
+        stored.make(folder / "outlast.db", CACHE_FILLING_SESSIONS, server_id="elsewhere")
+        with (
+            upstream_child(folder=folder, core=cores.measuring) as upstream,
+            gateway_child(upstream.url, folder=folder, core=cores.measured, environment=settings) as gateway,
+        ):
+            _populate(gateway, WARM_UP_SESSIONS, cores)
+            before_bytes = resident_bytes(gateway.pid)
+            opened = _populate(gateway, sessions, cores)
+            return MemoryRow(
+                kind=RESIDENT,
+                sessions=sessions,
+                before_bytes=before_bytes,
+                after_bytes=resident_bytes(gateway.pid),
+                sessions_per_second=sessions / opened["seconds"],
+                cpu_ms_per_session=opened["cpu_seconds"] / sessions * 1000.0,
+            )
 
 
 def _populate(gateway: Child, sessions: int, cores: Cores) -> dict[str, float]:
