@@ -55,6 +55,7 @@ class EventLog:
 
     __slots__ = (
         "_bytes",
+        "_ending",
         "_order",
         "_read_log",
         "_readers",
@@ -73,6 +74,7 @@ class EventLog:
         self._tails: dict[int, deque[LogEntry]] = {}
         self._order: deque[int] = _NO_ORDER  # the stream of each entry in the tails, oldest first
         self._bytes = 0
+        self._ending: dict[int, float] = {}  # streams that ended: the revision with which that is durable
         self._readers: dict[int, StreamReader] = {}
         self._waiters = _NOBODY
 
@@ -117,6 +119,19 @@ class EventLog:
         self._released = max(self._released, through_sequence)
         self._shorten()
         self.wake()
+
+    def end_stream(self, stream_id: int, revision: float) -> None:
+        """Note that a stream has ended; its reader is told so once this revision is durable."""
+        self._ending[stream_id] = revision
+
+    def settle_ends(self, revision: int) -> None:
+        """Let readers be told of ends up to this revision: they are durable."""
+        if self._ending:
+            self._ending = {stream: ends for stream, ends in self._ending.items() if ends > revision}
+
+    def may_tell_end(self, stream_id: int) -> bool:
+        """Whether the end of a stream that has ended is durable."""
+        return stream_id not in self._ending
 
     def wake(self) -> None:
         """Have readers look again: a stream may have ended."""
@@ -241,7 +256,7 @@ class StreamReader:
                 self._from_earliest = False
                 self.after = entries[-1].offset
                 return entries
-            if now.ended and now.last_offset <= self.after:
+            if now.ended and now.last_offset <= self.after and self._log.may_tell_end(self.stream_id):
                 return ()
             if self._log.changes != changes or stream() is not now:
                 continue  # something happened while the store was read

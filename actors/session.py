@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import attrs
@@ -368,12 +369,20 @@ class SessionActor:
         now_unix_s = self._shared.clock.at_unix_s(self._last_turn_seconds)
         decision = decide(before, command, now_unix_s=now_unix_s, limits=self._shared.limits)
         state = self._state = decision.state
-        if decision.events and not state.closed:
-            if any(map(_is_hard, decision.events)):
+        if decision.events and any(map(_is_hard, decision.events)):
+            self._note_ends(before, decision.events)
+            if not state.closed:
                 self._submit(before, decision.events)
-            elif state.opened:
-                self._shared.writer.submit_soft(self.session_id, state.revision, self._freeze(state))
+        elif decision.events and state.opened and not state.closed:
+            self._shared.writer.submit_soft(self.session_id, state.revision, self._freeze(state))
         self._let_out(decision.effects)
+
+    def _note_ends(self, before: SessionState, events: Sequence[say.Event]) -> None:
+        """Keep readers from being told of a stream's end before it is durable; in a session's last turn, at all."""
+        for event in events:
+            if isinstance(event, say.StreamEnded):
+                revision = inf if self.state.closed else self.state.revision
+                self._event_log(before.log.next_sequence - 1).end_stream(event.stream, revision)
 
     def _submit(self, before: SessionState, events: Sequence[say.Event]) -> None:
         state = self.state
@@ -416,6 +425,8 @@ class SessionActor:
             reason = f"the store could not keep a commit: {receipt.failure}"
             raise StoreRefused(reason, rolled_back=True) from receipt.failure
         self._refusals = 0
+        if self._log is not None:
+            self._log.settle_ends(receipt.revision)
         for held in self._gate.settle(receipt.revision):
             self._release(held)
         self._changed(self.state)

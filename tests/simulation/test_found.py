@@ -5,16 +5,18 @@ Each was a violation in some world before it was a test here; the world found it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from random import Random
 
 import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import jsonrpc
 from actors import messages as say
 from actors.decide import decide
+from actors.event_log import EventLog
 from actors.evolve import evolve
 from actors.gate import Held
 from actors.ids import SessionId
@@ -24,6 +26,7 @@ from actors.link import About, Established
 from actors.runtime import open_runtime
 from actors.state import Ask, Call, Limits, LinkPhase, LogState, Post, SessionState, Stream
 from actors.turn import Decision
+from persistence.records import LogEntry
 from tests.simulation.sim_store import SimDisk, SimStore, Weather
 
 LIMITS = Limits()
@@ -133,6 +136,30 @@ def test_the_stream_that_ended_last_is_forgotten_last_however_old_it_is() -> Non
     for ended in (2, 3, 4, 1):
         state = evolve(state, say.StreamEnded(ended), limits=limits)
     assert [stream.id for stream in state.streams.values()] == [0, 4, 1]
+
+
+async def test_a_reader_is_told_of_the_end_of_its_stream_when_that_is_durable() -> None:
+    async def read_log(session_id: str, *, stream: int, after: int, limit: int) -> list[LogEntry]:
+        return []
+
+    log = EventLog(SessionId("s"), read_log, durable_through=0)
+    log.end_stream(1, revision=5)
+    pages: list[Sequence[LogEntry]] = []
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            pages.append(await log.attach(1, 0).next_page(lambda: ended))
+
+        ended = Stream(1, 7, ended=True)
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        log.settle_ends(4)
+        log.wake()
+        await wait_all_tasks_blocked()
+        assert pages == []
+        log.settle_ends(5)
+        log.wake()
+    assert pages == [()]
 
 
 def problem(outcome: say.Outcome) -> say.Problem:
