@@ -23,6 +23,9 @@ from actors.state import SessionState
 log = structlog.get_logger("outlast.connecting")
 
 
+HURRIED_SECONDS = 0.5  # however many wait, an upstream that does not answer is not asked more often by one session
+
+
 @attrs.frozen
 class Backoff:
     """Waits between attempts: at first at most `first_seconds`, doubling up to `most_seconds`, drawn at random."""
@@ -83,6 +86,11 @@ class Connecting:
         self._draw_chance = draw_chance
         self._losses = losses
         self._scope = trio.CancelScope()
+        self._hurried = trio.Event()
+
+    def hurry(self) -> None:
+        """Try again soon: somebody new waits, who is not to wait out a pause that others' failures made long."""
+        self._hurried.set()
 
     def cancel(self) -> None:
         """Stop trying; whatever was half open is closed again."""
@@ -97,7 +105,7 @@ class Connecting:
     async def _try_on(self) -> None:
         attempt = self._losses
         if attempt:
-            await trio.sleep(self._backoff.draw(attempt, self._draw_chance()))
+            await self._pause(attempt)
         while True:
             attempt += 1
             await trio.lowlevel.checkpoint_if_cancelled()  # whoever called it off may have left memory already
@@ -124,7 +132,15 @@ class Connecting:
                 return
             inbox.close()
             self._owner.tell(say.ConnectRetried(detail))
-            await trio.sleep(self._backoff.draw(attempt, self._draw_chance()))
+            await self._pause(attempt)
             if not self._owner.wants_link:
                 self._owner.tell(say.ConnectGivenUp())
                 return
+
+    async def _pause(self, attempt: int) -> None:
+        seconds = self._backoff.draw(attempt, self._draw_chance())
+        least = min(seconds, HURRIED_SECONDS)
+        await trio.sleep(least)
+        with trio.move_on_after(seconds - least):
+            await self._hurried.wait()
+        self._hurried = trio.Event()

@@ -111,16 +111,22 @@ def _heard(turn: Turn, call: Call, cursor: str) -> Call:
 def _ask(turn: Turn, message: Message, stream_id: int) -> None:
     """Pass a request of the upstream on to the client, under an id that no older one of them has."""
     assert message.id is not None
-    if sum(not ask.withdrawn for ask in turn.state.asks.values()) >= turn.limits.asks_max:
-        refusal = jsonrpc.error(message.id, jsonrpc.OVERLOADED, "the client has too many requests to answer")
-        turn.do(say.SendUpstream(refusal, 0))
-        return
+    open_asks = [ask for ask in turn.state.asks.values() if not ask.withdrawn]
+    if len(open_asks) >= turn.limits.asks_max:
+        _give_up_ask(turn, open_asks[0])
     client_id = upstream_id = message.id
     if client_id in turn.state.asks:
         client_id = f"{upstream_id}~{turn.state.log.next_sequence}"
         message = with_id(message, client_id)
     turn.happen(say.AskOpened(Ask(client_id, upstream_id, message.method, stream_id)))
     turn.log(stream_id, message)
+
+
+def _give_up_ask(turn: Turn, ask: Ask) -> None:
+    """Answer the oldest question ourselves: a client that left so many open is not going to answer that one."""
+    turn.happen(say.AskClosed(ask.client_id))
+    refusal = jsonrpc.error(ask.upstream_id, jsonrpc.OVERLOADED, "the client has too many requests to answer")
+    turn.do(say.SendUpstream(refusal, 0))
 
 
 def move_cursor(turn: Turn, command: say.MoveCursor) -> None:

@@ -29,22 +29,36 @@ class Held:
 class Gate:
     """The outputs of one session that wait for a commit."""
 
-    __slots__ = ("_durable_revision", "_hard_revision", "_held", "_open_always")
+    __slots__ = ("_durable_revision", "_hard_revision", "_held", "_moved_seconds", "_open_always")
 
     def __init__(self, durable_revision: int, *, open_always: bool = False) -> None:
         self._durable_revision = durable_revision
         self._hard_revision = durable_revision
         self._held: list[Held] = []
+        self._moved_seconds = 0.0  # when it was last shut or settled, on trio's clock
         self._open_always = open_always
+
+    @property
+    def held(self) -> Sequence[Held]:
+        """What waits for a commit, oldest first."""
+        return self._held
+
+    def stalled_seconds(self, now_seconds: float) -> float:
+        """How long something has waited without any word from the store; 0 when nothing waits."""
+        return 0.0 if self.is_clear else now_seconds - self._moved_seconds
 
     @property
     def is_clear(self) -> bool:
         """Nothing waits for a commit."""
         return self._hard_revision <= self._durable_revision
 
-    def require(self, revision: int) -> None:
-        """From now on outputs wait until this revision is durable."""
+    def require(self, revision: int, now_seconds: float) -> bool:
+        """From now on outputs wait until this revision is durable; tell whether it was clear until now."""
+        was_clear = self.is_clear
+        if was_clear:
+            self._moved_seconds = now_seconds
         self._hard_revision = revision
+        return was_clear
 
     def passes(self) -> bool:
         """Whether outputs may leave at once."""
@@ -54,8 +68,9 @@ class Gate:
         """Keep a turn's outputs until the newest hard event is durable."""
         self._held.append(Held(self._hard_revision, log_through, effects))
 
-    def settle(self, revision: int) -> list[Held]:
+    def settle(self, revision: int, now_seconds: float) -> list[Held]:
         """Note that this revision is durable; give what may leave now, oldest first."""
+        self._moved_seconds = now_seconds
         self._durable_revision = max(self._durable_revision, revision)
         released: list[Held] = []
         while self._held and self._held[0].revision <= self._durable_revision:

@@ -6,7 +6,8 @@ use. All that blocks is waiting for an outcome.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -18,7 +19,7 @@ from actors.event_log import CursorLost, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
 from actors.keeping import Unkeepable, keep
 from actors.mailbox import MailboxFull
-from actors.registry import Registry, SessionNotFound
+from actors.registry import Draining, Registry, SessionNotFound
 from actors.session import SessionActor
 from actors.state import SessionState
 from persistence.records import LogEntry
@@ -142,7 +143,7 @@ class SessionHandle:
         Args:
           method: e.g. ``tools/call``.
           params: JSON-like builtins.
-          id: the JSON-RPC id; drawn from the session's own numbers if not given.
+          id: the JSON-RPC id; a random one if not given.
 
         Raises:
           RequestFailed: the answer is an error (also: the outcome is unknown after an interruption).
@@ -151,8 +152,11 @@ class SessionHandle:
         Cancellation: the request goes on; its answer is dropped, or is in the session's log if it took long.
         """
 
+        # Not a count that would begin anew after a restart: a call from before may still be in progress then.
+        message = jsonrpc.request(secrets.token_hex(8) if id is None else id, method, params)
+
         def make(ticket: int) -> say.Command:
-            return say.SendRequest(ticket, jsonrpc.request(ticket if id is None else id, method, params), label=method)
+            return say.SendRequest(ticket, message, label=_tool_of(method, params))
 
         outcome = await self.ask(make)
         if isinstance(outcome, say.Streaming):
@@ -165,7 +169,7 @@ class SessionHandle:
             async with aclosing(self._to_the_end(await self.read(None, stream=stream_id))) as events:
                 async for event in events:
                     last = event
-        except SessionUnavailable as error:
+        except (SessionUnavailable, Draining) as error:
             raise jsonrpc.RequestFailed(jsonrpc.OUTCOME_UNKNOWN, f"the answer cannot be had now: {error}") from None
         if last is None or last.message.kind is not jsonrpc.Kind.RESPONSE:
             raise CommandRejected("the request was withdrawn, or another reader has taken its stream over")
@@ -193,13 +197,16 @@ class SessionHandle:
 
         Cancellation: inside the block nothing is changed; while it ends the change may or may not be kept.
         """
-        async with self.actor().updating:
+        actor = self.actor()
+        async with actor.updating:
             values = await self.values()
             yield values
             try:
                 kept, encoded_bytes = keep(values)
             except Unkeepable as error:
                 raise CommandRejected(f"values: {error}") from None
+            if self.actor() is not actor:  # so others did not wait for this one, and these values may be old
+                raise SessionUnavailable("the session left memory while its values were changed; try again")
             _require(await self.ask(lambda ticket: say.Update(ticket, kept, encoded_bytes)))
 
     async def values(self) -> dict[str, Any]:
@@ -292,6 +299,13 @@ class Reading:
         self._reader.close()
 
 
+def _tool_of(method: str, params: object) -> str:
+    """Name the tool that a request calls, for the session's metrics; "" if it calls none."""
+    if method != "tools/call" or not isinstance(params, Mapping):
+        return ""
+    return str(params.get("name", "?"))
+
+
 def _require(outcome: say.Outcome) -> None:
     """Turn an outcome that is a refusal into the exception for it."""
     if not isinstance(outcome, say.NotDone):
@@ -304,6 +318,8 @@ def _require(outcome: say.Outcome) -> None:
 
 
 def _require_answer(outcome: say.Outcome) -> jsonrpc.Message:
+    if isinstance(outcome, say.NotDone) and outcome.problem is say.Problem.LOST:
+        raise jsonrpc.RequestFailed(jsonrpc.OUTCOME_UNKNOWN, outcome.detail)  # it may have run: not "try again"
     _require(outcome)
     if isinstance(outcome, say.Answered):
         return outcome.message

@@ -35,6 +35,12 @@ def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held], *, rolle
     for post in state.posts.values():
         if post.sent:
             outcomes[post.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
+    return {**outcomes, **outcomes_held(held, rolled_back=rolled_back)}
+
+
+def outcomes_held(held: Sequence[Held], *, rolled_back: bool) -> dict[int, say.Outcome]:
+    """Give what to tell the tickets whose replies were held back, in place of those replies."""
+    outcomes: dict[int, say.Outcome] = {}
     for effect in (effect for one in held for effect in one.effects):
         if isinstance(effect, say.Reply):
             in_doubt = _in_doubt(effect.outcome, rolled_back=rolled_back)

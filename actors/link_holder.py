@@ -63,6 +63,11 @@ class LinkHolder:
         )
         shared.link_nursery.start_soon(self._connecting.run)
 
+    def hurry(self) -> None:
+        """Somebody new waits for the link: an effort that pauses is to try again soon."""
+        if self._connecting is not None:
+            self._connecting.hurry()
+
     def expects(self, by: Connecting) -> bool:
         """Whether this effort is the one under way."""
         return by is self._connecting

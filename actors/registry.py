@@ -180,7 +180,7 @@ class Registry:
     def remove(self, session_id: SessionId, reason: str) -> None:
         """End a session from our side (expired, uninitialized, an operator's wish), soon and without waiting."""
         actor = self._residents.get(session_id)
-        if actor is not None and actor.is_loaded:
+        if actor is not None:
             actor.tell(say.Close(0, reason))
             return
         header = self._index.pop(session_id, None)

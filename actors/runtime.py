@@ -48,6 +48,7 @@ class RuntimeOptions:
     restore_permits_per_server: int = 8
     connect_seconds_max: float = 10.0  # for one attempt to open a link
     backoff: Backoff = Backoff()  # between attempts
+    store_wait_seconds: float = 5.0  # who waits longer for the store is told that the outcome is in doubt
     stop_seconds_max: float = 5.0  # for the actors to leave, and again for the last flush
     gate_open_always: bool = False  # a negative control for tests: replies outrun their commits, a crash loses facts
 
@@ -193,6 +194,7 @@ async def open_runtime(
                     connect if connect is not None else connect_to_nothing,
                     options.limits,
                     connect_seconds_max=options.connect_seconds_max,
+                    store_wait_seconds=options.store_wait_seconds,
                     backoff=options.backoff,
                     gate_open_always=options.gate_open_always,
                 )

@@ -27,7 +27,7 @@ from actors.event_log import EventLog, StreamReader
 from actors.gate import Gate, Held
 from actors.ids import SessionId
 from actors.inbox import LinkInbox
-from actors.interruption import outcomes_in_doubt
+from actors.interruption import outcomes_held, outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.link_holder import LinkHolder, Opened
 from actors.mailbox import Mailbox, OneShot
@@ -43,6 +43,7 @@ log = structlog.get_logger("outlast.session")
 TURNS_PER_CHECKPOINT = 32  # a busy session lets the others run this often
 
 
+GATE_TICKET = 0  # under which the gate is watched: nobody's ticket
 LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to try again after this
 
 # A refused session goes back to what is durable, and may have to write even for that: it tries once more, then leaves
@@ -68,6 +69,11 @@ class _Buried:
 class _Lost:
     inbox: LinkInbox
     detail: str
+
+
+@attrs.frozen
+class _Stalled:
+    """Something may have waited for the store for too long."""
 
 
 @attrs.frozen
@@ -177,9 +183,13 @@ class SessionActor:
         Raises:
           MailboxFull: too much is queued; nothing was.
         """
+        outcome: OneShot[say.Outcome] = OneShot()
+        if self._gate.stalled_seconds(trio.current_time()) >= self._shared.store_wait_seconds:
+            outcome.set(say.NotDone(say.Problem.UNAVAILABLE, "the store does not answer; nothing was done"))
+            return outcome
+        self._link.hurry()
         ticket = next(self._tickets)
         self._mailbox.put(make(ticket))
-        outcome: OneShot[say.Outcome] = OneShot()
         self._waiting[ticket] = outcome
         return outcome
 
@@ -189,7 +199,10 @@ class SessionActor:
 
     def overdue(self, ticket: int) -> None:
         state = self._state
-        if state is not None and state.busy:
+        if ticket == GATE_TICKET:
+            if not self._gate.is_clear:
+                self._mailbox.put_system(_Stalled())
+        elif state is not None and state.busy:
             self._mailbox.put_system(say.Overdue(ticket))
 
     def linked(self, by: Connecting, link: Link, inbox: LinkInbox) -> None:
@@ -393,7 +406,8 @@ class SessionActor:
         if state.log.trimmed_through > before.log.trimmed_through:
             trim = Trim(self.session_id, state.log.trimmed_through)
             self._event_log(before.log.next_sequence - 1).trim(state.log.trimmed_through)
-        self._gate.require(state.revision)
+        if self._gate.require(state.revision, self._last_turn_seconds):
+            self._shared.timekeeper.watch(self, GATE_TICKET, self._shared.store_wait_seconds)
         try:
             self._shared.writer.submit(
                 self.session_id,
@@ -427,9 +441,20 @@ class SessionActor:
         self._refusals = 0
         if self._log is not None:
             self._log.settle_ends(receipt.revision)
-        for held in self._gate.settle(receipt.revision):
+        for held in self._gate.settle(receipt.revision, self._last_turn_seconds):
             self._release(held)
         self._changed(self.state)
+
+    def _stalled(self, _: _Stalled) -> None:
+        """Tell those who have waited for the store for too long that what they asked is in doubt; go on watching."""
+        if self._gate.is_clear or self._state is None:
+            return
+        rest = self._shared.store_wait_seconds - self._gate.stalled_seconds(self._last_turn_seconds)
+        if rest <= 0:
+            for ticket, outcome in outcomes_held(self._gate.held, rolled_back=False).items():
+                self._reply(say.Reply(ticket, outcome))
+            rest = self._shared.store_wait_seconds
+        self._shared.timekeeper.watch(self, GATE_TICKET, rest)
 
     def _release(self, held: Held) -> None:
         if self._log is not None:
@@ -534,6 +559,7 @@ _NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
     _Settled: SessionActor._settled,
     Opened: SessionActor._linked,
     _Lost: SessionActor._lost,
+    _Stalled: SessionActor._stalled,
     _Stop: SessionActor._stop,
     _Buried: SessionActor._buried,
 }

@@ -1,7 +1,8 @@
 """SessionState <-> Snapshot: what of a state is kept, under which names, in one place.
 
-The names are those of the stored record, not of the attributes: an attribute may be renamed, a kept name may not. A
-field that is missing in an old record takes its default. What is not listed here is forgotten by a restart.
+The names are those of the stored record, not of the attributes: an attribute may be renamed, a kept name may not. A new
+field comes with an upcaster (`persistence/codec.py`), which gives it to older records. What is not listed here is
+forgotten by a restart.
 """
 
 from __future__ import annotations

@@ -27,5 +27,6 @@ class Surroundings:
     limits: Limits = Limits()
     mailbox_max: int = 64  # commands of clients queued for one session
     connect_seconds_max: float = 10.0  # for one attempt to open a link
+    store_wait_seconds: float = 5.0  # whoever waits for a commit longer is told that it is in doubt
     backoff: Backoff = Backoff()
     gate_open_always: bool = False  # the negative control of the tests; see actors/gate.py

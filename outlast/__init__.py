@@ -22,6 +22,7 @@ from outlast.shadowing import check_rooms
 check_rooms()
 
 if TYPE_CHECKING:
+    from actors import jsonrpc
     from actors.answering import AnsweringLink, connect_to
     from actors.event_log import CursorLost
     from actors.handle import CommandRejected, Event, SessionHandle, SessionUnavailable
@@ -70,6 +71,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 def __getattr__(name: str) -> Any:
     """Import a name when it is asked for: the command line starts in half the time, and who embeds the runtime
     does not load a web server."""
+    if name == "jsonrpc":
+        return import_module("actors.jsonrpc")
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'outlast' has no attribute {name!r}")
     value = getattr(import_module(_ROOM_OF[name]), name)
@@ -109,6 +112,7 @@ __all__ = [
     "TooManySessions",
     "Unkeepable",
     "connect_to",
+    "jsonrpc",
     "open_runtime",
     "run_runtime",
     "serve",

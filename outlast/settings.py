@@ -205,14 +205,14 @@ class Settings:
         seconds(0, 3600), 0.25, "a call answered this soon gets plain JSON, a slower one a resumable stream"
     )
     call_seconds_max: float = _setting(
-        seconds(1, 30 * _DAY_SECONDS), 3600.0, "a call still unanswered after this long ends with an error"
+        seconds(1, 30 * _DAY_SECONDS), 3600.0, "a call about which nothing was heard for this long ends with an error"
     )
     connect_seconds_max: float = _setting(seconds(0.1, 600), 10.0, "how long connecting to a server may take")
     restore_wait_seconds: float = _setting(
         seconds(0, 600), 5.0, "how long a request waits for its session to be restored before it gets 503"
     )
     calls_in_flight_max: int = _setting(count(1, 10_000), 32, "calls in flight per session")
-    body_bytes_max: int = _setting(count(1024, 1024 * _MIB), 4 * _MIB, "largest body of a request or message")
+    body_bytes_max: int = _setting(count(1024, 1024 * _MIB), 4 * _MIB, "largest body of a client's request")
     connections_max: int = _setting(
         connections(1_000_000),
         attrs.Factory(lambda: affordable_connections(_CONNECTIONS_MAX)),

@@ -1,4 +1,4 @@
-"""The Store protocol, its errors, and `open_store`: what every keeping place promises.
+"""The Store protocol and its errors: what every keeping place promises. `persistence/opening.py` opens them.
 
 A store keeps session snapshots, their event logs and tombstones. One owner writes at a time: it claims the
 store, gets a fence, and every commit carries it; a later claim makes the former owner's commits fail

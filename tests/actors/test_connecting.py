@@ -94,6 +94,25 @@ async def test_pauses_double_up_to_the_longest(failing: Callable[[], None], auto
     assert {type(command) for command in owner.told} == {say.ConnectRetried}
 
 
+async def test_who_comes_new_need_not_wait_out_a_long_pause(autojump_clock: MockClock) -> None:
+    owner, connect = Owner(), Attempts(down)
+    async with trio.open_nursery() as nursery:
+        trying = effort(owner, connect, nursery)
+        nursery.start_soon(trying.run)
+        await trio.sleep(10.0)  # tried at 0, 0.5, 1.5, 3.5, 7.5; the next would be at 11.5
+        trying.hurry()
+        await trio.sleep(0.1)
+        assert connect.at[-1] - connect.at[0] == 10.0
+        for _ in range(20):
+            trying.hurry()
+            await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+
+    assert len([at for at in connect.at if at - connect.at[0] > 10.0]) == 2, (
+        "and yet it is asked every half second at most"
+    )
+
+
 async def test_links_that_did_not_hold_count_as_attempts(autojump_clock: MockClock) -> None:
     owner, connect = Owner(), Attempts(fine)
     began = trio.current_time()

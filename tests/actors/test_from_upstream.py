@@ -188,15 +188,15 @@ def test_questions_of_a_resumed_session_stay() -> None:
     assert answered(session, "q") == ["q"]
 
 
-def test_questions_beyond_the_limit_are_answered_with_an_error() -> None:
+def test_oldest_question_beyond_the_limit_is_answered_with_an_error() -> None:
     session = opened(limits=Limits(asks_max=2))
     asked(session, 1)
     asked(session, 2)
     effects = session.take(say.Receive(jsonrpc.request(3, "sampling"), about=About.NOTHING))
 
     (refusal,) = of(effects, say.SendUpstream)
-    assert (refusal.message.id, code(refusal.message)) == (3, jsonrpc.OVERLOADED)
-    assert session.logged() == []
+    assert (refusal.message.id, code(refusal.message)) == (1, jsonrpc.OVERLOADED)
+    assert list(session.state.asks) == [2, 3]
 
 
 def test_withdrawn_questions_are_forgotten_before_the_limit_hurts() -> None:

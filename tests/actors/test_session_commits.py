@@ -6,6 +6,8 @@ control: the same scenario, with the gate open, must lose what it had promised.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -240,6 +242,42 @@ async def test_store_outage_shuts_the_gate_until_it_is_over(autojump_clock: Mock
         await reply.wait()
 
         assert await session.values() == {"step": 1}
+
+
+async def test_who_waits_too_long_for_the_store_is_told_that_the_outcome_is_in_doubt(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world() as world:
+        session = await world.runtime.create()
+        world.store.begin_outage(StoreUnavailable("away"))
+        began = trio.current_time()
+        told = await update(session, step=1).wait()
+
+        assert isinstance(told, say.NotDone)
+        assert told.problem is say.Problem.LOST
+        assert trio.current_time() - began == pytest.approx(5.0, abs=0.05)
+        refused = await update(session, step=2).wait()
+        assert isinstance(refused, say.NotDone)
+        assert refused.problem is say.Problem.UNAVAILABLE
+        assert trio.current_time() - began == pytest.approx(5.0, abs=0.05), "nothing is begun while the store is away"
+
+        world.store.end_outage()
+        await world.runtime.settled()
+        assert await session.values() == {"step": 1}, "what was in doubt has become durable after all"
+        await update(session, step=3).wait()
+        assert await session.values() == {"step": 3}
+
+
+async def test_without_that_limit_it_would_wait_as_long_as_the_store_is_away(autojump_clock: MockClock) -> None:
+    """Negative control."""
+    async with open_world(store_wait_seconds=math.inf) as world:
+        session = await world.runtime.create()
+        world.store.begin_outage(StoreUnavailable("away"))
+        reply = update(session, step=1)
+        await trio.sleep(600.0)
+        assert not reply.is_set
+        world.store.end_outage()
+        await reply.wait()
 
 
 async def test_loading_from_a_store_that_is_away_is_unavailable_and_tried_again(autojump_clock: MockClock) -> None:

@@ -1,4 +1,4 @@
-"""Asserts in the contract suite explain themselves as those of test files do; and the mark `jumping_time`.
+"""The mark `jumping_time`.
 
 pytest-trio takes a clock from a test's own arguments only. A module marked `jumping_time` has `autojump_clock` for all
 of its tests, also for those that it imports from the contract suite.
@@ -12,8 +12,6 @@ import pytest
 import trio
 import trio.abc
 import trio.testing
-
-pytest.register_assert_rewrite("tests.persistence.contract", "tests.persistence.faulty")
 
 
 def pytest_configure(config: pytest.Config) -> None:

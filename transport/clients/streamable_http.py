@@ -131,18 +131,18 @@ class _Answering:
         if isinstance(outcome, say.Answered):
             await self._respond(200, outcome.message.raw, session.id)
         elif isinstance(outcome, say.Streaming):
-            await self._stream_call(session, outcome.stream)
+            await self._stream_call(session, outcome.stream, message.id)
         elif isinstance(outcome, say.NotDone):
             await self._not_done(outcome, message.id)
         else:  # withdrawn: a cancelled request gets no answer, but its HTTP request needs an end
             await self._respond(202, b"", session.id)
 
-    async def _stream_call(self, session: SessionHandle, stream_id: int) -> None:
+    async def _stream_call(self, session: SessionHandle, stream_id: int, request_id: RequestId | None) -> None:
         try:
             reading = await session.read(None, stream=stream_id)
             primed = mcp.wants_priming(self._exchange.head.headers, await _revision(session))
         except (SessionUnavailable, CursorLost, Draining) as error:
-            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), request_id)
             return
         await self._stream(session, reading, primed_by=reading.event_id(0) if primed else None)
 

