@@ -263,6 +263,7 @@ async def test_who_waits_too_long_for_the_store_is_told_that_the_outcome_is_in_d
 
         world.store.end_outage()
         await world.runtime.settled()
+        await trio.testing.wait_all_tasks_blocked()  # the session has heard of it, too
         assert await session.values() == {"step": 1}, "what was in doubt has become durable after all"
         await update(session, step=3).wait()
         assert await session.values() == {"step": 3}
