@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import attrs
+import trio
 
 from actors import jsonrpc
 from actors import messages as say
@@ -198,7 +199,7 @@ class SessionHandle:
         Cancellation: inside the block nothing is changed; while it ends the change may or may not be kept.
         """
         actor = self.actor()
-        async with actor.updating:
+        async with _held(actor.updating):
             values = await self.values()
             yield values
             try:
@@ -297,6 +298,19 @@ class Reading:
     def close(self) -> None:
         """Stop reading. Closing twice is fine."""
         self._reader.close()
+
+
+@asynccontextmanager
+async def _held(lock: trio.StrictFIFOLock) -> AsyncIterator[None]:
+    """Hold a lock; where nobody else does, without the pass through the scheduler that trio's own way takes."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _tool_of(method: str, params: object) -> str:

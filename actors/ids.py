@@ -8,7 +8,6 @@ one) is refused before the log is touched.
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import hmac
 from typing import NewType
@@ -76,17 +75,12 @@ class Principal:
     issuer: str
     client: str
     subject: str
+    digest: str = attrs.field(init=False, eq=False, repr=False)  # fixed-size: what stores keep, and requests compare
 
-    @property
-    def digest(self) -> str:
-        """A fixed-size name for comparing and for the store's owner column."""
-        return _digest(self.issuer, self.client, self.subject)
-
-
-@functools.lru_cache(maxsize=4096)  # asked for at every request
-def _digest(issuer: str, client: str, subject: str) -> str:
-    text = "\x00".join((issuer, client, subject))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    @digest.default
+    def _digest(self) -> str:
+        text = "\x00".join((self.issuer, self.client, self.subject))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 # Whoever can reach the gateway without credentials: the session id alone tells these apart.
