@@ -81,9 +81,11 @@ def test_without_the_check_a_shadow_fails_deep_inside(tmp_path: Path) -> None:
 
 def test_a_missing_room_is_named(tmp_path: Path) -> None:
     (tmp_path / "outlast").mkdir()
+    (tmp_path / "outlast" / "__init__.py").touch()
     (tmp_path / "outlast" / "shadowing.py").write_text((ROOT / "outlast" / "shadowing.py").read_text())
     ended = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{CHECK}"],
+        # -S: an outlast that is installed where the tests run has its rooms
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{CHECK}"],
         capture_output=True,
         text=True,
         check=False,
