@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from actors import messages as say
 from actors.ids import STANDALONE_STREAM
-from actors.state import NOTHING, Limits, LinkPhase, LogState, Metrics, SessionState, Stream
+from actors.log_bounds import extended
+from actors.state import NOTHING, Limits, LinkPhase, Metrics, SessionState, Stream
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -149,10 +150,9 @@ def _message_logged(state: SessionState, event: say.MessageLogged, limits: Limit
     stream = state.streams[event.stream]
     assert event.offset == stream.next_offset
     assert event.sequence == state.log.next_sequence
-    trimmed_through = max(state.log.trimmed_through, event.sequence - limits.events_per_session_max)
     return {
         "streams": {**state.streams, stream.id: attrs.evolve(stream, next_offset=event.offset + 1)},
-        "log": LogState(state.log.epoch, event.sequence + 1, trimmed_through),
+        "log": extended(state.log, len(event.body), limits),
     }
 
 

@@ -75,10 +75,19 @@ def _receive_unasked(turn: Turn, command: say.Receive) -> None:
         stream_id = call.stream
     elif command.cursor and isinstance(command.about, About):  # not that of a call that has ended
         turn.happen(say.CursorMoved(command.cursor))
-    if message.kind is Kind.REQUEST:
+    if not turn.fits(message):
+        _refuse_large(turn, message)
+    elif message.kind is Kind.REQUEST:
         _ask(turn, message, stream_id)
     else:
         turn.log(stream_id, message)
+
+
+def _refuse_large(turn: Turn, message: Message) -> None:
+    """Turn away what is too large to be kept: a question is answered with an error, a notification is lost."""
+    if message.id is not None:
+        reason = f"the request has {len(message.raw)} bytes; a stream keeps {turn.limits.event_bytes_max}"
+        turn.do(say.SendUpstream(jsonrpc.error(message.id, jsonrpc.OVERLOADED, reason), 0))
 
 
 def _call_about(turn: Turn, about: RequestId | About) -> Call | None:

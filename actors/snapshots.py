@@ -47,7 +47,7 @@ def to_snapshot(state: SessionState) -> Snapshot:
         "setup": dict(state.setup),
         "streams": [[s.id, s.request_id, s.next_offset, s.ended] for s in state.streams.values()],
         "next_stream": state.next_stream,
-        "log": [log.epoch, log.next_sequence, log.trimmed_through],
+        "log": [log.epoch, log.next_sequence, log.trimmed_through, [list(segment) for segment in log.segments]],
         "calls": [_call_fields(call) for call in state.calls.values() if call.stream is not None],
         "asks": [[a.client_id, a.upstream_id, a.method, a.stream, a.withdrawn] for a in state.asks.values()],
         "standalone_cursor": state.standalone_cursor,
@@ -103,7 +103,7 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         setup=fields["setup"] or NOTHING,
         streams={row[0]: Stream(*row) for row in fields["streams"]},
         next_stream=fields["next_stream"],
-        log=LogState(*fields["log"]),
+        log=_log(*fields["log"]),
         calls={row[0]: _call(row, ticket=-1 - index) for index, row in enumerate(fields["calls"])} or NOTHING,
         asks={row[0]: Ask(*row) for row in fields["asks"]} or NOTHING,
         standalone_cursor=fields["standalone_cursor"],
@@ -114,6 +114,10 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         context=fields["context"] or NOTHING,
         metadata=fields["metadata"],
     )
+
+
+def _log(epoch: int, next_sequence: int, trimmed_through: int, segments: list[list[int]]) -> LogState:
+    return LogState(epoch, next_sequence, trimmed_through, tuple((last, size) for last, size in segments))
 
 
 def _shared(value: Any) -> Any:

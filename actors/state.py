@@ -35,6 +35,8 @@ class Limits:
     asks_max: int = 64  # requests of the upstream that the client has not answered; more: answered with an error
     setup_max: int = 256  # kept set-up messages (log level, subscriptions); more: the oldest is forgotten
     events_per_session_max: int = 1000  # logged events kept for replay; older ones are trimmed
+    events_bytes_max: int = 16 * 1024 * 1024  # their bodies together; older ones are trimmed, the newest always stays
+    event_bytes_max: int = 16 * 1024 * 1024  # of one; an answer or question that is larger becomes an error
     streams_kept_max: int = 32  # ended streams whose events can still be replayed; older ones are forgotten
     values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
@@ -123,6 +125,7 @@ class LogState:
     epoch: int  # part of every event id: a log that may have lost events continues under a new one
     next_sequence: int = 1
     trimmed_through: int = 0
+    segments: tuple[tuple[int, int], ...] = ()  # (last sequence, bytes) of what is kept, oldest first: log_bounds.py
 
 
 class Metrics(msgspec.Struct, frozen=True, gc=False):

@@ -90,9 +90,16 @@ class Turn:
             self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
             self.reply(call.ticket, say.Answered(message))
             return
+        if not self.fits(message):
+            reason = f"the answer has {len(message.raw)} bytes; a stream keeps {self.limits.event_bytes_max}"
+            message, failed = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason), True
         self.log(call.stream, message)
         self.happen(say.StreamEnded(call.stream))
         self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+
+    def fits(self, message: Message) -> bool:
+        """Whether a message may become an event."""
+        return len(message.raw) <= self.limits.event_bytes_max
 
     def fail(self, call: Call, code: int, reason: str) -> None:
         """Answer a call with an error of our own."""

@@ -154,6 +154,8 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
             events_per_session_max=settings.events_per_session_max,
+            events_bytes_max=settings.events_bytes_max,
+            event_bytes_max=settings.event_bytes_max,
             answer_json_within_seconds=settings.answer_json_within_seconds,
             link_wait_seconds=settings.restore_wait_seconds,
             call_seconds_max=settings.call_seconds_max,

@@ -183,6 +183,12 @@ class Settings:
         variable="MAX_EVENTS_PER_SESSION",
         flag=True,
     )
+    events_bytes_max: int = _setting(
+        count(1024, 1024 * _MIB), 16 * _MIB, "bytes of events kept per session for replay; older ones are trimmed"
+    )
+    event_bytes_max: int = _setting(
+        count(1024, 1024 * _MIB), 16 * _MIB, "largest event of a stream; a larger answer becomes an error"
+    )
     sessions_max: int = _setting(
         count(1, 10_000_000),
         100_000,

@@ -280,3 +280,37 @@ def test_new_incarnation_begins_its_own_stream_anew() -> None:
     session.take(say.LinkUp(Established(upstream_session_id="upstream-1")))
 
     assert session.state.standalone_cursor == ""
+
+
+# ---- what is too large to be kept ----
+
+
+def test_answer_too_large_for_its_stream_becomes_an_error() -> None:
+    session = opened(limits=Limits(event_bytes_max=200))
+    session.request(1)
+    session.overdue(1)
+    session.answer(1, "x" * 300)
+
+    (message,) = session.logged()
+    assert (message.id, code(message)) == (1, jsonrpc.OVERLOADED)
+    assert session.state.streams[1].ended
+
+
+def test_large_answer_that_is_no_event_passes() -> None:
+    session = opened(limits=Limits(event_bytes_max=200))
+    session.request(1)
+    large = jsonrpc.result(1, "x" * 300)
+    effects = session.take(say.Receive(large, about=1))
+
+    assert outcome(effects) == say.Answered(large)
+
+
+def test_question_too_large_is_answered_and_a_notification_lost() -> None:
+    session = opened(limits=Limits(event_bytes_max=200))
+    effects = session.take(say.Receive(jsonrpc.request(7, "sampling", {"x": "x" * 300}), about=About.NOTHING))
+    (refusal,) = of(effects, say.SendUpstream)
+    assert (refusal.message.id, code(refusal.message)) == (7, jsonrpc.OVERLOADED)
+
+    session.take(say.Receive(jsonrpc.notification("news", {"x": "x" * 300}), about=About.NOTHING))
+    assert session.logged() == []
+    assert not session.state.asks
