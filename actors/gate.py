@@ -52,13 +52,11 @@ class Gate:
         """Nothing waits for a commit."""
         return self._hard_revision <= self._durable_revision
 
-    def require(self, revision: int, now_seconds: float) -> bool:
-        """From now on outputs wait until this revision is durable; tell whether it was clear until now."""
-        was_clear = self.is_clear
-        if was_clear:
+    def require(self, revision: int, now_seconds: float) -> None:
+        """From now on outputs wait until this revision is durable."""
+        if self.is_clear:
             self._moved_seconds = now_seconds
         self._hard_revision = revision
-        return was_clear
 
     def passes(self) -> bool:
         """Whether outputs may leave at once."""

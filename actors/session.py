@@ -31,6 +31,7 @@ from actors.interruption import outcomes_held, outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.link_holder import LinkHolder, Opened
 from actors.mailbox import Mailbox, OneShot
+from actors.overdue import GRAIN_SECONDS
 from actors.snapshots import from_snapshot, to_snapshot
 from actors.state import SessionState, Stream
 from actors.surroundings import Surroundings
@@ -99,6 +100,7 @@ class SessionActor:
         "_ended",
         "_fresh",
         "_gate",
+        "_gate_watched",
         "_last_turn_seconds",
         "_link",
         "_log",
@@ -138,6 +140,7 @@ class SessionActor:
         self._state: SessionState | None = None
         self._log: EventLog | None = None
         self._gate = Gate(0)
+        self._gate_watched = False  # the timekeeper will tell of it
         self._link = LinkHolder()
         self._ended = False
         self._refusals = 0  # of the store, since it last kept something of this session
@@ -200,7 +203,8 @@ class SessionActor:
     def overdue(self, ticket: int) -> None:
         state = self._state
         if ticket == GATE_TICKET:
-            if not self._gate.is_clear:
+            self._gate_watched = not self._gate.is_clear
+            if self._gate_watched:
                 self._mailbox.put_system(_Stalled())
         elif state is not None and state.busy:
             self._mailbox.put_system(say.Overdue(ticket))
@@ -361,6 +365,7 @@ class SessionActor:
         if self._log is not None:
             self._log.end_readers()
         self._log = None
+        self._gate_watched = False
         self._state = None
         queued = self._mailbox.clear()
         self._link.close(end_session=False)
@@ -406,7 +411,9 @@ class SessionActor:
         if state.log.trimmed_through > before.log.trimmed_through:
             trim = Trim(self.session_id, state.log.trimmed_through)
             self._event_log(before.log.next_sequence - 1).trim(state.log.trimmed_through)
-        if self._gate.require(state.revision, self._last_turn_seconds):
+        self._gate.require(state.revision, self._last_turn_seconds)
+        if not self._gate_watched:  # one watch at a time, however often the gate is shut meanwhile
+            self._gate_watched = True
             self._shared.timekeeper.watch(self, GATE_TICKET, self._shared.store_wait_seconds)
         try:
             self._shared.writer.submit(
@@ -448,9 +455,10 @@ class SessionActor:
     def _stalled(self, _: _Stalled) -> None:
         """Tell those who have waited for the store for too long that what they asked is in doubt; go on watching."""
         if self._gate.is_clear or self._state is None:
+            self._gate_watched = False
             return
         rest = self._shared.store_wait_seconds - self._gate.stalled_seconds(self._last_turn_seconds)
-        if rest <= 0:
+        if rest <= GRAIN_SECONDS:  # not 0: a rest that is lost in rounding would be watched for in vain, for ever
             for ticket, outcome in outcomes_held(self._gate.held, rolled_back=False).items():
                 self._reply(say.Reply(ticket, outcome))
             rest = self._shared.store_wait_seconds
