@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
+from actors.ids import SessionId
+from actors.runtime import Runtime
 from tests.simulation.sim_store import Weather
 from tests.simulation.sim_upstream import SimServer
 
@@ -18,13 +20,22 @@ class BadDays:
     """What goes wrong in a world, while its clients are at work."""
 
     def __init__(
-        self, weather: Weather, servers: dict[str, SimServer], chance: random.Random, counts: Counter[str]
+        self,
+        weather: Weather,
+        servers: dict[str, SimServer],
+        chance: random.Random,
+        counts: Counter[str],
+        *,
+        runtime: Callable[[], Runtime | None],
     ) -> None:
         """
         Args:
+          runtime: the one that serves now.
           counts: of what happened, by name; added to.
         """
         self.over = False
+        self.removed: set[str] = set()  # sessions that an operator has removed
+        self._runtime = runtime
         self._weather = weather
         self._servers = servers
         self._chance = chance
@@ -39,6 +50,7 @@ class BadDays:
             (4, "deaths of an upstream", self._server_dies),
             (8, "sessions forgotten upstream", self._server_forgets),
             (1, "sessions rejected upstream", self._server_rejects),
+            (2, "sessions removed by an operator", self._operator_removes),
         ]
         weights = [weight for weight, _, _ in events]
         while True:
@@ -73,6 +85,18 @@ class BadDays:
             session = self._chance.choice(list(server.sessions.values()))
             server.rejected.add(session.ours)
             server.forget(session, "rejected")
+
+    def _operator_removes(self, now: float) -> None:
+        """Remove a session; one that is just being loaded, if there is one."""
+        runtime = self._runtime()
+        if runtime is None:
+            return
+        loading: Iterable[str] = [a.session_id for a in runtime.registry.residents() if not a.is_loaded]
+        known = list(loading) or [header.session_id for header in runtime.registry.headers()]
+        if known:
+            session_id = self._chance.choice(known)
+            self.removed.add(session_id)
+            runtime.registry.remove(SessionId(session_id), "operator")
 
     def _server(self) -> SimServer:
         return self._chance.choice(list(self._servers.values()))

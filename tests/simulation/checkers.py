@@ -86,7 +86,7 @@ def _check_shown(history: SessionHistory, kept: Kept) -> Iterator[str]:
 
 def _check_log(kept: Kept) -> Iterator[str]:
     """The log and the snapshot are of one commit: all that the snapshot counts is there, and nothing beyond."""
-    _, next_sequence, trimmed_through = kept.fields["log"]
+    next_sequence, trimmed_through = kept.fields["log"][1:3]
     sequences = [entry.sequence for entry in kept.entries]
     expected = list(range(trimmed_through + 1, next_sequence))
     if sequences != expected:

@@ -8,13 +8,13 @@ the wall clock, which then advances with trio's clock: a process that is started
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import trio
 
 import actors.clock
-import actors.runtime
 
 WALL_AT_START_UNIX_S = 1_700_000_000.0
 
@@ -23,13 +23,14 @@ WALL_AT_START_UNIX_S = 1_700_000_000.0
 def seeded(seed: int) -> Iterator[None]:
     """Run a block in which whatever is random follows from `seed`."""
     kernel = trio._core._run
-    state = random.getstate()
+    state, random_bytes = random.getstate(), _Secrets(seed)
     random.seed(seed)
     kernel._r.seed(seed)
     try:
         with ExitStack() as stack:
             stack.enter_context(_replaced(kernel, "_ALLOW_DETERMINISTIC_SCHEDULING", True))
-            stack.enter_context(_replaced(actors.runtime, "secrets", _Secrets(seed)))
+            stack.enter_context(_replaced(secrets, "token_bytes", random_bytes.token_bytes))
+            stack.enter_context(_replaced(secrets, "token_hex", random_bytes.token_hex))
             stack.enter_context(_replaced(actors.clock, "time", _WallClock()))
             yield
     finally:
@@ -47,7 +48,7 @@ def _replaced(where: object, name: str, value: object) -> Iterator[None]:
 
 
 class _Secrets:
-    """Stands where the runtime takes its random bytes from (`secrets`)."""
+    """Stands where random bytes come from (`secrets`)."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(f"{seed}/secrets")

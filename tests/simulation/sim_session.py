@@ -33,10 +33,20 @@ Result = TypeVar("Result")
 # Longer than any limit of the runtime and any outage of the world: what takes longer than this is stuck.
 PATIENCE_SECONDS = 400.0
 THINKING_SECONDS_MEAN = 8.0
+FIRST_REQUEST_ID = 1_000_000  # below it are the runtime's own, for requests without an id of the client's
 NAP_SECONDS = 150.0  # long enough to be passivated
 
 # What a client can be told in so many words; everything else is an error that leaked.
-_NAMED = (ProcessDied, SessionNotFound, SessionUnavailable, CommandRejected, Draining, StoreUnavailable, CursorLost)
+_NAMED = (
+    ProcessDied,
+    SessionNotFound,
+    SessionUnavailable,
+    CommandRejected,
+    Draining,
+    StoreUnavailable,
+    CursorLost,
+    jsonrpc.RequestFailed,
+)
 
 
 class SimSession:
@@ -57,7 +67,7 @@ class SimSession:
         self._reader = SimReader(
             history, world, chance, habits, attempt=self._connect, hear=self._hear, gone=self._note_gone
         )
-        self._requests = 0
+        self._requests = FIRST_REQUEST_ID
         self._over = False
         self._nursery: trio.Nursery | None = None
 
@@ -78,6 +88,7 @@ class SimSession:
             (12, self._call_long),
             (3, self._call_silent),
             (2, self._call_twice),
+            (6, self._request),
             (10, self._update),
             (12, self._emit),
             (4, self._look),
@@ -142,6 +153,10 @@ class SimSession:
             trace = trace.tb_next
         place = "" if trace is None else f", {trace.tb_frame.f_code.co_qualname} line {trace.tb_lineno}"
         self.history.complaints.append(f"was given an error that has no name for it: {error!r}{place}")
+
+    def _note_acknowledged(self, what: str) -> None:
+        if self._world.has_ended(self.history.session_id):
+            self.history.complaints.append(f"was told that {what} is kept, after its end was")
 
     def _note_gone(self, detail: str) -> None:
         self._over = True
@@ -231,7 +246,7 @@ class SimSession:
     async def _update(self) -> None:
         key = f"u{len(self.history.updates)}"
         self.history.updates[key] = Fate.UNKNOWN
-        pause_seconds = self._chance.choice([0.0, 0.0, 0.1, 3.0])
+        pause_seconds = self._chance.choice([0.0, 0.0, 0.1, 3.0, 45.0])
 
         async def change(handle: SessionHandle) -> None:
             async with handle.update() as values:
@@ -247,6 +262,7 @@ class SimSession:
             self._note_gone(str(error))
         else:
             self.history.updates[key] = Fate.KEPT
+            self._note_acknowledged(f"update {key}")
 
     async def _emit(self) -> None:
         key = f"e{len(self.history.emits)}"
@@ -255,6 +271,7 @@ class SimSession:
         outcome = await self._ask(lambda ticket: say.Emit(ticket, message))
         if isinstance(outcome, say.Accepted):
             self.history.emits[key] = Fate.KEPT
+            self._note_acknowledged(f"event {key}")
         elif isinstance(outcome, say.NotDone) and outcome.problem is not say.Problem.LOST:
             self.history.emits[key] = Fate.NOT_DONE
 
@@ -269,6 +286,25 @@ class SimSession:
         for key, fate in self.history.updates.items():
             if fate is Fate.KEPT and key not in values:
                 self.history.complaints.append(f"looked, and its update {key} is not there")
+
+    async def _request(self) -> None:
+        """Ask as an application does, which leaves ids and streams to the runtime."""
+        key = f"{self.history.name}/{len(self.history.calls)}"
+        call = self.history.calls[key] = CallHistory(key, 0)
+        params = {"key": key, "seconds": self._chance.choice([0.0, 0.0, 1.0, 10.0])}
+        try:
+            result = await self._attempt(lambda handle: handle.request("tools/call", params))
+        except ProcessDied:
+            call.ending = Ending.BROKEN
+        except jsonrpc.RequestFailed as failed:
+            call.ending, call.detail = CODES.get(failed.code, Ending.ERROR), str(failed)
+        except (SessionUnavailable, Draining) as error:
+            call.ending, call.detail = Ending.NOT_RUN, str(error)
+        except (SessionNotFound, CommandRejected) as error:
+            call.ending = Ending.GONE
+            self._note_gone(str(error))
+        else:
+            call.ending, call.detail = Ending.RESULT, jsonrpc.result(0, result).raw.decode()
 
     async def _notify(self) -> None:
         message = jsonrpc.notification("notifications/roots/list_changed")
@@ -322,7 +358,7 @@ def _take_answer(call: CallHistory, answer: Message) -> None:
     try:
         jsonrpc.result_of(answer)
     except jsonrpc.RequestFailed as failed:
-        call.ending = _CODES.get(failed.code, Ending.ERROR)
+        call.ending = CODES.get(failed.code, Ending.ERROR)
 
 
 _ENDINGS = {
@@ -333,7 +369,7 @@ _ENDINGS = {
     say.Problem.REFUSED: Ending.REFUSED,
     say.Problem.LOST: Ending.UNKNOWN,
 }
-_CODES = {
+CODES = {
     jsonrpc.UPSTREAM_UNAVAILABLE: Ending.NOT_RUN,
     jsonrpc.OUTCOME_UNKNOWN: Ending.UNKNOWN,
     jsonrpc.REQUEST_TIMED_OUT: Ending.UNKNOWN,

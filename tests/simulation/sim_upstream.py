@@ -48,7 +48,7 @@ KEEPS = ServerKind(resumable=True, cursors=False)
 PROCESS = ServerKind(resumable=False, cursors=False)
 
 
-@attrs.define
+@attrs.frozen
 class Mishaps:
     """How often single things go wrong, as shares."""
 
@@ -59,6 +59,9 @@ class Mishaps:
     refused: float = 0.01
     link_breaks: float = 0.01
     link_bug: float = 0.0
+
+
+NO_MISHAPS = Mishaps(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @attrs.define
@@ -155,7 +158,7 @@ class SimServer:
         """Let nothing go wrong any more, and say nothing unasked."""
         self.down_until = 0.0
         self.silent = True
-        self.mishaps = Mishaps(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        self.mishaps = NO_MISHAPS
 
     def miss_links(self) -> None:
         """Take note that the processes at the other end of some links are dead."""

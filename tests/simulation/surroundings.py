@@ -41,6 +41,10 @@ class Surroundings(Protocol):
         """Say why this session may be gone for all that the world knows; "": it may not."""
         ...
 
+    def has_ended(self, session_id: str) -> bool:
+        """Whether the end of this session is durable."""
+        ...
+
     def was_lost(self, session_id: str, stream: int, after: int) -> bool:
         """Whether events of this stream after this offset are really no longer kept."""
         ...

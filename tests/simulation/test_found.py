@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from random import Random
 
+import pytest
 import trio
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -19,15 +20,17 @@ from actors.decide import decide
 from actors.event_log import EventLog
 from actors.evolve import evolve
 from actors.gate import Held
+from actors.handle import SessionHandle, SessionUnavailable
 from actors.ids import SessionId
 from actors.interruption import outcomes_in_doubt
 from actors.jsonrpc import Message
-from actors.link import About, Established
+from actors.link import About, Established, Inbox, Link
 from actors.runtime import open_runtime
 from actors.state import Ask, Call, Limits, LinkPhase, LogState, Post, SessionState, Stream
 from actors.turn import Decision
 from persistence.records import LogEntry
 from tests.simulation.sim_store import SimDisk, SimStore, Weather
+from tests.simulation.sim_upstream import KEEPS, NO_MISHAPS, Journal, SimServer
 
 LIMITS = Limits()
 NOW_UNIX_S = 1000.0
@@ -160,6 +163,53 @@ async def test_a_reader_is_told_of_the_end_of_its_stream_when_that_is_durable() 
         log.settle_ends(5)
         log.wake()
     assert pages == [()]
+
+
+async def test_an_update_whose_session_left_memory_meanwhile_overwrites_no_other(autojump_clock: MockClock) -> None:
+    async with open_runtime(SimStore(SimDisk(), Random(0), Weather())) as runtime:
+        session = await runtime.create()
+        with pytest.raises(SessionUnavailable):
+            await update_while_it_leaves_memory(session)
+        assert await session.values() == {"theirs": 1}
+
+
+async def update_while_it_leaves_memory(session: SessionHandle) -> None:
+    async with session.update() as values:
+        values["mine"] = 1
+        session.actor().stop("as an idle one would")
+        await wait_all_tasks_blocked()
+        async with session.update() as others:
+            others["theirs"] = 1
+
+
+async def test_a_busy_session_is_watched_once_for_its_commits(autojump_clock: MockClock) -> None:
+    async with open_runtime(SimStore(SimDisk(), Random(0), Weather())) as runtime:
+        session = await runtime.create()
+        for _ in range(50):
+            await session.emit("notifications/x")
+        assert len(runtime.registry.shared.timekeeper._heap) == 1
+
+
+async def test_a_request_that_may_have_run_is_not_told_as_one_to_try_again(autojump_clock: MockClock) -> None:
+    # The session is stopped in order while the request is with the upstream, which never answers.
+    async with trio.open_nursery() as nursery:
+        server = SimServer("s", KEEPS, nursery, Journal(), Random(0), mishaps=NO_MISHAPS)
+
+        async def connect(session: SessionState, inbox: Inbox) -> Link:
+            return await server.connect(session, inbox, lambda: False)
+
+        async with open_runtime(SimStore(SimDisk(), Random(0), Weather()), connect=connect) as runtime:
+            session = await runtime.create()
+            nursery.start_soon(request_of_unknown_outcome, session)
+            await trio.sleep(30)
+        nursery.cancel_scope.cancel()
+    assert server.journal.runs["key"] == 1
+
+
+async def request_of_unknown_outcome(session: SessionHandle) -> None:
+    with pytest.raises(jsonrpc.RequestFailed) as caught:
+        await session.request("tools/call", {"key": "key", "silent": True, "seconds": 1})
+    assert caught.value.code == jsonrpc.OUTCOME_UNKNOWN
 
 
 def problem(outcome: say.Outcome) -> say.Problem:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from tests.simulation.sim_store import Lies
+from tests.simulation.standstill import Standstill
 from tests.simulation.surroundings import Habits
 from tests.simulation.world import Plan, Report, simulate
 
@@ -85,6 +88,19 @@ def test_a_broken_promise_names_the_seed_and_how_to_replay_it() -> None:
     report = Report(7, small_world(7).arguments, ["client1.1: update u1 was acknowledged, and is not kept"])
     assert "python -m tests.simulation --seed 7 --sessions 10 --hours 0.06 --ends 3" in str(report)
     assert "update u1 was acknowledged" in str(report)
+
+
+def test_time_that_stands_still_is_noticed() -> None:
+    clock, scope = MockClock(autojump_threshold=0), trio.CancelScope()
+    standstill = Standstill(clock, scope)
+
+    async def spin() -> None:
+        with scope:
+            while True:
+                await trio.lowlevel.checkpoint()
+
+    trio.run(spin, clock=clock, instruments=[standstill])
+    assert "spin" in standstill.culprit
 
 
 def small_world(

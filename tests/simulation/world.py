@@ -40,6 +40,7 @@ from tests.simulation.sim_client import SimClient
 from tests.simulation.sim_session import PATIENCE_SECONDS
 from tests.simulation.sim_store import Lies, SimDisk, SimStore, Weather
 from tests.simulation.sim_upstream import KEEPS, KEEPS_AND_REPLAYS, PROCESS, Journal, LinkBug, Mishaps, SimServer
+from tests.simulation.standstill import Standstill
 from tests.simulation.surroundings import Habits, ProcessDied
 from tests.simulation.watch import bounds_broken, stuck
 
@@ -101,7 +102,11 @@ class Report:
 def simulate(plan: Plan) -> Report:
     """Live through one world, and judge it."""
     with seeded(plan.seed), structlog.testing.capture_logs() as said:
-        report: Report = trio.run(World(plan, said).run, clock=trio.testing.MockClock(autojump_threshold=0))
+        clock, world = trio.testing.MockClock(autojump_threshold=0), World(plan, said)
+        standstill = Standstill(clock, world.scope)
+        report: Report = trio.run(world.run, clock=clock, instruments=[standstill])
+        if standstill.culprit:
+            report.violations.append(f"time stood still: {standstill.culprit}")
         return report
 
 
@@ -124,6 +129,7 @@ class World:
           said: the log, as it is written.
         """
         self.plan = plan
+        self.scope = trio.CancelScope()  # cancelling it ends the world early
         self.finishing = False
         self.histories: list[SessionHistory] = []
         self.report = Report(plan.seed, plan.arguments)
@@ -134,6 +140,13 @@ class World:
         self._journal = Journal()
         self._servers: dict[str, SimServer] = {}
         self._process: Process | None = None
+        self._bad_days = BadDays(
+            self._weather,
+            self._servers,
+            self._chance,
+            self.report.counts,
+            runtime=lambda: None if self._process is None else self._process.runtime,
+        )
         self._serving = trio.Event()
         self._limits = Limits(
             call_seconds_max=CALL_SECONDS_MAX,
@@ -163,11 +176,16 @@ class World:
     def may_be_gone(self, history: SessionHistory) -> str:
         if history.absence is not Absence.NONE:
             return "its client ended it"
+        if history.session_id in self._bad_days.removed:
+            return "an operator removed it"
         if any(history.session_id in server.rejected for server in self._servers.values()):
             return "its upstream rejects it"
         if trio.current_time() - history.last_active_seconds > history.ttl_seconds / 2:
             return "it has expired"  # half of it: last activity is a soft fact, which a crash may set back
         return ""
+
+    def has_ended(self, session_id: str) -> bool:
+        return session_id in self._disk.ended
 
     def was_lost(self, session_id: str, stream: int, after: int) -> bool:
         kept = self._kept(session_id)
@@ -185,21 +203,24 @@ class World:
 
     async def run(self) -> Report:
         """Live through it all; one life after another."""
+        with self.scope:
+            await self._run()
+        return self._concluded()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as outside:
             self._populate(outside)
-            bad_days = BadDays(self._weather, self._servers, self._chance, self.report.counts)
-            outside.start_soon(bad_days.run)
+            outside.start_soon(self._bad_days.run)
             for life, end in enumerate(self._ends()):
                 seconds = self.plan.hours * 3600 / self.plan.ends * self._chance.uniform(0.5, 1.5)
                 await self._live(end, partial(self._work, seconds))
                 self._judge_disk(f"after life {life + 1} ({end.value})")
-            bad_days.over = True
+            self._bad_days.over = True
             await self._live(EndOfLife.CRASH, self._grow_quiet)
             self._judge_disk("after the quiet")
             self._judge_histories()
             await self._live(EndOfLife.STOP, self._audit)
             outside.cancel_scope.cancel()
-        return self._concluded()
 
     def _ends(self) -> list[EndOfLife]:
         """Choose how each process ends: three of four by a crash."""
