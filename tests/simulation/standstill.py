@@ -1,6 +1,7 @@
 """Standstill: virtual time that does not go on, because something keeps itself busy at one instant for ever.
 
-Under a real clock such a loop burns a processor; under a virtual one it would hang the simulation, so it is noticed here.
+Under a real clock such a loop burns a processor; under a virtual one it would hang the simulation, so it is noticed
+here.
 """
 
 from __future__ import annotations
