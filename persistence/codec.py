@@ -23,7 +23,7 @@ import msgpack
 
 from persistence import envelope
 from persistence.canary import check_canary, make_canary
-from persistence.compression import Compression, CompressionBroken, decompress
+from persistence.compression import Compression, CompressionBroken, DictionaryUnknown, decompress
 from persistence.envelope import CLEAR, COMPRESSED, ENCRYPTED, Envelope
 from persistence.records import LogEntry, Snapshot, SnapshotHeader
 from persistence.schema import SCHEMA_VERSION, UPCASTERS, Fields, Upcaster, upcast
@@ -212,6 +212,8 @@ class Codec:
                 payload = decompress(payload)
             except CompressionBroken as broken:
                 raise SnapshotCorrupt(f"session {session_id}: cannot be unpacked: {broken}") from broken
+            except DictionaryUnknown as unknown:
+                raise SnapshotTooNew(f"session {session_id}: packed with {unknown}") from unknown
         return opened.version, payload
 
     def _decrypt(self, about: bytes, opened: Envelope, session_id: str) -> bytes | memoryview:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import secrets
 from collections.abc import Iterator
 
@@ -98,7 +99,7 @@ class Sealing:
         if number >= self._subkey_records_max:  # two threads may both draw a new one: that does no harm
             subkey = self._subkey = _new_subkey(self._ring.newest)
             number = next(subkey.numbers)
-        nonce = number.to_bytes(_COUNTER_BYTES, "big") + secrets.token_bytes(_CHANCE_BYTES)
+        nonce = number.to_bytes(_COUNTER_BYTES, "big") + os.urandom(_CHANCE_BYTES)
         return b"".join((subkey.salt, nonce, subkey.cipher.encrypt(nonce, payload, about)))
 
     def open(self, key_id: int, sealed: bytes | memoryview, about: bytes) -> bytes:
