@@ -45,7 +45,8 @@ _MESSAGES = (
 
 _NAMES = (
     b"upstream_rejected upstream_down auth_gone crash_loop corrupt embedded stdio sse websocket"
-    b" notifications/initialized logging/setLevel resources/subscribe prompts/get completion/complete tools/list resources/read tools/call"
+    b" notifications/initialized"
+    b" logging/setLevel resources/subscribe prompts/get completion/complete tools/list resources/read tools/call"
     b" Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (X11; Linux x86_64) node python-httpx/0.28.1"
     b" https://localhost: http://127.0.0.1: pending_requests request_id tool_name started duration arguments"
 )
