@@ -35,9 +35,11 @@ def _read_compression(raw: object) -> str:
 
 
 def _read_keys(raw: object) -> KeyRing | None:
-    allowed = "it must be a key as `outlast keygen` makes it, or several, separated by commas"
+    allowed = "it must be a key as `outlast keygen` makes it, or several, separated by commas, or none"
     if raw is None or isinstance(raw, KeyRing):
         return raw
+    if isinstance(raw, str) and raw.lower() == _NONE:
+        return None
     parts = raw if isinstance(raw, list | tuple) else [raw]
     if not parts or not all(isinstance(part, str) for part in parts):
         raise Refused(allowed)
