@@ -32,6 +32,7 @@ _HEAD = f"substr(record, 1, {HEAD_BYTES})"
 # A row without a snapshot, or with its record in quarantine, has an empty record.
 _HEADS = f"SELECT {_HEAD}, count(*) FROM session WHERE length(record) > 0 GROUP BY 1"
 _ENTRY_HEADS = f"SELECT {_HEAD}, count(*) FROM entry GROUP BY 1"
+_KINDS = f"SELECT DISTINCT {_HEAD} FROM session WHERE length(record) > 0"
 _WITH_HEAD = f"SELECT session_id FROM session WHERE length(record) > 0 AND {_HEAD} = ?"
 _SNAPSHOTS = (
     f"SELECT rid, {HEADER_COLUMNS}, record FROM session"
@@ -58,10 +59,11 @@ class Step:
 def obstacles(connection: Connection, codec: Codec) -> Mapping[str, str]:
     """Give the sessions that this codec cannot open, and why.
 
-    There are few kinds of heads, however many records: these are judged, and usually nothing is left to ask.
+    There are few kinds of heads, however many records: these are judged, and usually nothing is left to ask. (70 ms for
+    100,000 sessions; counting them, too, would sort them all: 390.)
     """
     found: dict[str, str] = {}
-    for head, _ in connection.execute(_HEADS).fetchall():
+    for (head,) in connection.execute(_KINDS).fetchall():
         reason = codec.obstacle(head)
         if reason:
             found |= {session_id: reason for (session_id,) in connection.execute(_WITH_HEAD, (head,))}
