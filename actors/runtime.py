@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import attrs
 import structlog
 import trio
+from msgspec.structs import replace
 
 from actors import messages as say
 from actors.clock import SteadyClock
@@ -27,7 +30,10 @@ from actors.restorer import RestoreProgress, Restorer
 from actors.state import NOTHING, Limits, LogState, SessionState
 from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
+from persistence.codec import Codec
 from persistence.opening import open_store
+from persistence.records import SnapshotHeader
+from persistence.resealing import Resealable
 from persistence.store import Store, StoreFull
 from persistence.writer import Writer
 
@@ -157,6 +163,7 @@ class Beginning:
 async def open_runtime(
     store: str | Store = "sqlite:./data/outlast.db",
     *,
+    codec: Codec | None = None,
     connect: Connect | None = None,
     options: RuntimeOptions = RuntimeOptions(),
     progress: Callable[[RestoreProgress], None] = lambda _: None,
@@ -165,6 +172,7 @@ async def open_runtime(
 
     Args:
       store: a store URL (`memory:`, `sqlite:PATH`), or an open store, which this then closes.
+      codec: how records are sealed in the store that a URL names; None: as they are. An open store has its own.
       connect: opens a session's link; None: sessions talk to nothing (they still have values and events).
       options: how it behaves.
       progress: told how far restoring has come.
@@ -175,7 +183,7 @@ async def open_runtime(
 
     Cancellation: actors leave memory and what was said is flushed, within `stop_seconds_max` each, before it passes on.
     """
-    kept = await open_store(store) if isinstance(store, str) else store
+    kept = await open_store(store, codec=codec) if isinstance(store, str) else store
     raised: BaseException | None = None
     try:
         fence = await kept.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
@@ -240,10 +248,24 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 async def _index(store: Store, registry: Registry) -> None:
+    obstacles = await store.obstacles() if isinstance(store, Resealable) else {}
+    if obstacles:
+        reasons = dict(Counter(obstacles.values()))
+        log.error("sessions cannot be opened here; their records stay as they are", reasons=reasons)
     after: int | None = 0
     while after is not None:
         headers, after = await store.scan(after=after)
-        registry.learn(headers)
+        registry.learn([_marked(header, obstacles) for header in headers] if obstacles else headers)
+
+
+def _marked(header: SnapshotHeader, obstacles: Mapping[str, str]) -> SnapshotHeader:
+    """Give what the index is to know of a session that may be one of those that cannot be opened here.
+
+    Such a session is not restored, and does not expire: whoever owns it could not have used it, for a cause of ours.
+    The mark is in the index only; with the key, or the version, that it needs, the next start finds it as it was.
+    """
+    reason = obstacles.get(header.session_id)
+    return header if reason is None else replace(header, failure=reason, expires_unix_s=math.inf)
 
 
 def _start_keepers(
@@ -271,6 +293,7 @@ def _start_keepers(
 async def run_runtime(
     store: str | Store = "sqlite:./data/outlast.db",
     *,
+    codec: Codec | None = None,
     connect: Connect | None = None,
     options: RuntimeOptions = RuntimeOptions(),
     task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED,
@@ -279,6 +302,6 @@ async def run_runtime(
 
     Arguments and errors as `open_runtime`. Cancellation: stops it in order.
     """
-    async with open_runtime(store, connect=connect, options=options) as runtime:
+    async with open_runtime(store, codec=codec, connect=connect, options=options) as runtime:
         task_status.started(runtime)
         await trio.sleep_forever()

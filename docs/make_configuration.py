@@ -32,7 +32,9 @@ def table() -> str:
     rows = ["| setting (file) | environment | flag | default | meaning | allowed |", "|---|---|---|---|---|---|"]
     rows += [_row(fact) for fact in facts().values()]
     later = [f"- `{not_yet.variable}`: to {not_yet.promise}" for not_yet in NOT_YET.values()]
-    return "\n".join([*rows, "", "Of a later version, refused until then rather than ignored:", "", *later, ""])
+    if later:
+        rows += ["", "Of a later version, refused until then rather than ignored:", "", *later]
+    return "\n".join([*rows, ""])
 
 
 def _row(fact: Facts) -> str:

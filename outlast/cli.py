@@ -1,4 +1,4 @@
-"""The command line: `outlast serve`, `outlast health`, `outlast --version`.
+"""The command line: `outlast serve`, `health`, `keygen`, `rekey`, `--version`.
 
 Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
 command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
@@ -7,7 +7,9 @@ version or for help must not wait.
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from outlast.urls import redacted
 
 if TYPE_CHECKING:
     from outlast.process import Serve, Serving
+    from outlast.rekey import Rekeyed
     from outlast.settings import Settings
 
 PROGRAM = "outlast"
@@ -106,8 +109,17 @@ def _setting_flags(command: Callable[..., int]) -> Callable[..., int]:
 def _other_settings() -> str:
     others = [fact for fact in facts().values() if not fact.flag]
     lines = [f"  {fact.variable} [{fact.default_text}]\n      {fact.about}" for fact in others]
-    later = ", ".join(not_yet.variable for not_yet in NOT_YET.values())
-    return "\n".join(["\b", "Further settings, in the environment:", *lines, f"Not in this version: {later}"])
+    if NOT_YET:
+        lines.append(f"Not in this version: {', '.join(not_yet.variable for not_yet in NOT_YET.values())}")
+    return "\n".join(["\b", "Further settings, in the environment:", *lines])
+
+
+_config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A TOML file with a table [outlast] of settings.  [OUTLAST_CONFIG]",
+)
 
 
 @_program.command(
@@ -115,12 +127,7 @@ def _other_settings() -> str:
     short_help="Serve MCP sessions in front of one or more MCP servers.",
     epilog=f"{_other_settings()}\n\n{_EXIT_CODES}",
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A TOML file with a table [outlast] of settings.  [OUTLAST_CONFIG]",
-)
+@_config_option
 @_setting_flags
 @click.pass_context
 def _serve_command(context: click.Context, /, config: Path | None, **given: object) -> int:
@@ -201,6 +208,75 @@ def _health_command(url: str | None) -> int:
     health = trio.run(ask_health, base)
     click.echo(f"{PROGRAM}: {health}")
     return health.code
+
+
+@_program.command("keygen", short_help="Make a key for SESSION_ENCRYPTION_KEY.")
+def _keygen_command() -> int:
+    """Make a key for SESSION_ENCRYPTION_KEY, on stdout; what to do with it, on stderr."""
+    from outlast.keygen import make_key
+
+    key, about = make_key()
+    click.echo(key)
+    click.echo(f"{PROGRAM}: {about}", err=True)
+    return 0
+
+
+@_program.command("rekey", short_help="Encrypt all stored records with the newest key.")
+@_config_option
+@_setting_flag(facts()["data_directory"])
+@_setting_flag(facts()["store"])
+@click.option("--count", "only_count", is_flag=True, help="Only count the records by key; change nothing.")
+def _rekey_command(config: Path | None, only_count: bool, **given: object) -> int:
+    """Encrypt all stored records with the newest key of SESSION_ENCRYPTION_KEY, its first one.
+
+    The gateway must not be running on that store. To change a key: put the new one in front of the old one,
+    and start the gateway with both; records get under the new one as sessions are used. When it can be
+    stopped, run this; then the old key can be taken out.
+
+    
+    Exit codes:
+      0  done
+      1  some records could not be rewritten (their key is missing, or they are newer or damaged); they are
+         as they were
+      2  bad input, or a store that cannot be used
+    """
+    from outlast.endings import StartRefused, ending_of
+    from outlast.rekey import describe
+    from outlast.sources import SettingsInvalid, load_settings
+    from persistence.store import StoreError
+
+    flags = {name: value for name, value in given.items() if value is not None}
+    try:
+        settings = load_settings(config=config, environment=os.environ, flags=flags)
+    except SettingsInvalid as error:
+        return _refuse(*error.lines)
+    try:
+        rekeyed = _rekey(settings, only_count=only_count)
+    except (StartRefused, StoreError, KeyboardInterrupt) as error:
+        ending = ending_of(error, listen=settings.listen, ready=False)
+        assert ending is not None, "these are known"
+        return _refuse(*ending.lines, code=ending.code)
+    for line in describe(rekeyed.counts, settings.encryption_keys):
+        click.echo(line)
+    if rekeyed.left:
+        return _refuse(f"{rekeyed.left} records could not be rewritten; they are as they were", code=1)
+    return 0
+
+
+def _rekey(settings: Settings, *, only_count: bool) -> Rekeyed:
+    import trio
+
+    from outlast.rekey import Rekeyed, count_by_key, rekey
+
+    if only_count:
+        return Rekeyed(trio.run(count_by_key, settings), rewritten=0, left=0)
+    with click.progressbar(length=0, label=f"{PROGRAM}: rewriting records", file=sys.stderr) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        return trio.run(functools.partial(rekey, settings, tell=tell))
 
 
 def _about_usage(error: click.ClickException) -> str:

@@ -20,6 +20,7 @@ import trio
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
+from outlast.at_rest import codec_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, upstream_transport
@@ -62,7 +63,8 @@ async def serve(
 
     Raises:
       OSError: the address cannot be listened on. Nothing was written.
-      StoreInUse, StoreInvalid, StoreUnavailable: the store cannot be used. Nothing was written.
+      StoreInUse, StoreInvalid, StoreUnavailable: the store cannot be used, or not with these keys. Nothing was
+        written.
       StoreBroken, FenceLost: while running; the process is to end.
     """
     begun = trio.current_time()
@@ -78,6 +80,7 @@ async def serve(
             runtime = await opened.enter_async_context(
                 open_runtime(
                     settings.store,
+                    codec=codec_of(settings),
                     connect=Upstreams(settings.servers, pool),
                     options=_runtime_options(settings),
                     progress=restoring_progress(),

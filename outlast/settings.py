@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from outlast.at_rest import COMPRESSION, ENCRYPTION_KEYS
 from outlast.kinds import (
     DIRECTORY,
     SWITCH,
@@ -32,6 +33,7 @@ from outlast.kinds import (
 )
 from outlast.targets import SERVERS, Target
 from outlast.urls import ADDRESS, Address, redacted
+from persistence.key_ring import KeyRing
 
 T = TypeVar("T")
 
@@ -252,6 +254,23 @@ class Settings:
         _ORIGINS, (), "web origins whose pages may use the gateway, http://localhost:* for any port; *: all", flag=True
     )
     hot_road: bool = _setting(SWITCH, True, "MCP over HTTP/1.1 takes the fast path; false: all by hypercorn")
+    compression: str = _setting(
+        COMPRESSION,
+        "zstd:3",
+        "how stored records are compressed: zstd, zstd:LEVEL, or none; any are read",
+        variable="SESSION_COMPRESSION",
+    )
+    encryption_keys: KeyRing | None = _setting(
+        ENCRYPTION_KEYS,
+        None,
+        "the key that stored records are encrypted with, from outlast keygen; more, separated by commas, are for"
+        " reading what older keys encrypted",
+        variable="SESSION_ENCRYPTION_KEY",
+        default_text="none",
+    )
+    allow_secrets_in_clear: bool = _setting(
+        SWITCH, False, "without an encryption key, store even secrets (such as tokens for a server) in clear"
+    )
     log_level: str = _setting(choice(*_LEVELS), "info", f"the least urgent to log: {', '.join(_LEVELS)}", flag=True)
     log_format: str = _setting(
         choice("json", "console", "auto"),
@@ -270,12 +289,7 @@ class NotYet:
     harmless: tuple[str, ...] = ()  # values that ask for nothing
 
 
-NOT_YET: Mapping[str, NotYet] = {
-    "session_compression": NotYet(
-        "SESSION_COMPRESSION", "compress what it stores", harmless=("none", "off", "false", "0")
-    ),
-    "session_encryption_key": NotYet("SESSION_ENCRYPTION_KEY", "encrypt what it stores"),
-}
+NOT_YET: Mapping[str, NotYet] = {}  # by name; none at present
 
 
 def facts() -> Mapping[str, Facts]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 import trio
 from msgspec.structs import replace
 
 from persistence.codec import Codec
+from persistence.envelope import HEAD_BYTES
 from persistence.records import (
     Batch,
     Fence,
@@ -27,6 +28,7 @@ from persistence.records import (
     StoreHealth,
     Tombstone,
 )
+from persistence.resealing import Resealed, SealedWith, count_by_key, is_stale, resealed_entry, resealed_snapshot
 from persistence.store import FenceLost, SnapshotCorrupt
 
 TOMBSTONES_MAX = 100_000  # 20 MB; late writes of an ended session come within seconds
@@ -68,8 +70,7 @@ class MemoryStore:
     async def commit(self, batch: Batch) -> None:
         """Take the whole batch over at once."""
         await self._checkpoint()
-        if batch.fence.number != self._fence_number:
-            raise FenceLost(f"claimed since by another; fence {batch.fence.number} is over")
+        self._require(batch.fence)
         # Everything that can fail comes first, so that nothing is half done.
         records = [(snapshot.header, self._codec.seal_snapshot(snapshot)) for snapshot in batch.snapshots]
         entries = [attrs.evolve(entry, body=self._codec.seal_entry(entry)) for entry in batch.entries]
@@ -125,6 +126,36 @@ class MemoryStore:
         await self._checkpoint()
         return StoreHealth("memory", True, 0.0, len(self._rows))
 
+    async def obstacles(self) -> Mapping[str, str]:
+        """Give the sessions that cannot be opened here."""
+        await self._checkpoint()
+        found = {row.header.session_id: self._codec.obstacle(row.record[:HEAD_BYTES]) for row in self._rows.values()}
+        return {session_id: reason for session_id, reason in found.items() if reason}
+
+    async def sealed_with(self) -> Sequence[SealedWith]:
+        """Count the records by key."""
+        await self._checkpoint()
+        snapshots = [(row.record, 1) for row in self._rows.values() if row.record]
+        return count_by_key(snapshots, [(entry.body, 1) for log in self._logs.values() for entry in log.values()])
+
+    async def reseal(self, fence: Fence, *, after: str = "") -> Resealed:
+        """Seal all records anew, in one step: there is no commit that could be too large."""
+        await self._checkpoint()
+        self._require(fence)
+        codec = self._codec
+        rows = [row for row in self._rows.values() if row.record and is_stale(codec, row.record)]
+        entries = [(log, entry) for log in self._logs.values() for entry in log.values() if is_stale(codec, entry.body)]
+        left = 0
+        for row in rows:
+            record = resealed_snapshot(codec, row.header, row.record)
+            left += record is None
+            row.record = record or row.record
+        for log, entry in entries:
+            record = resealed_entry(codec, entry)
+            left += record is None
+            log[entry.sequence] = attrs.evolve(entry, body=record or entry.body)
+        return Resealed(None, len(rows) + len(entries) - left, left)
+
     async def aclose(self) -> None:
         """Refuse from now on; what was kept goes with the object."""
         self._closed = True
@@ -134,6 +165,10 @@ class MemoryStore:
         if self._closed:
             raise trio.ClosedResourceError("the memory store is closed")
         await trio.lowlevel.checkpoint()
+
+    def _require(self, fence: Fence) -> None:
+        if fence.number != self._fence_number:
+            raise FenceLost(f"claimed since by another; fence {fence.number} is over")
 
     def _put(self, header: SnapshotHeader, record: bytes) -> None:
         if header.session_id in self._tombstones:

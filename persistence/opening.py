@@ -20,14 +20,15 @@ async def open_store(url: str, *, codec: Codec | None = None) -> Store:
 
     Args:
       url: ``memory:`` or ``sqlite:PATH``.
-      codec: how records are sealed; without one, plainly.
+      codec: how records are sealed; without one, as they are: in clear and not compressed.
 
     Returns:
       The store, unclaimed. The caller takes responsibility for closing it.
 
     Raises:
       StoreUrlInvalid: the URL cannot be understood. The message does not repeat it: it may hold a password.
-      StoreInUse, StoreInvalid, StoreFull, StoreBroken, StoreUnavailable: see `SqliteStore.open`.
+      StoreInUse, StoreInvalid, StoreFull, StoreBroken, StoreUnavailable: see `SqliteStore.open`. A store that was
+        written with a key that the codec lacks is invalid, too; it is not touched.
     """
     scheme, colon, rest = url.partition(":")
     if scheme == "memory" and colon and not rest:

@@ -22,18 +22,20 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 from urllib.parse import quote
 
 import trio
 from msgspec.structs import astuple
 
-from persistence import sqlite_file, sqlite_statements
+from persistence import sqlite_file, sqlite_resealing, sqlite_rows, sqlite_statements
 from persistence.ballast import Ballast
+from persistence.canary import CANARY
 from persistence.codec import Codec
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
+from persistence.resealing import Resealed, SealedWith
 from persistence.store import (
     FenceLost,
     SnapshotCorrupt,
@@ -92,7 +94,8 @@ class SqliteStore:
 
         Raises:
           StoreInUse: another process has it. The message says which, where the system tells.
-          StoreInvalid: it is something else, or of another format. It was not touched.
+          StoreInvalid: it is something else, of another format, or under a key that the codec lacks. It was not
+            touched.
           StoreFull, StoreBroken, StoreUnavailable: the operating system refuses; nothing is left behind.
         """
         store = cls(path, codec or Codec(), pages_max, tombstones_max)
@@ -133,6 +136,18 @@ class SqliteStore:
     async def probe(self) -> StoreHealth:
         """Write and read one row, durably."""
         return await self._run(self._database.probe)
+
+    async def obstacles(self) -> Mapping[str, str]:
+        """Give the sessions that cannot be opened here; a look at every snapshot's first bytes."""
+        return await self._run(self._database.look, sqlite_resealing.obstacles)
+
+    async def sealed_with(self) -> Sequence[SealedWith]:
+        """Count the records by key."""
+        return await self._run(self._database.look, sqlite_resealing.sealed_with)
+
+    async def reseal(self, fence: Fence, *, after: str = "") -> Resealed:
+        """Seal a page of records anew, in one transaction."""
+        return await self._run(self._database.reseal, fence, after)
 
     async def aclose(self) -> None:
         """Checkpoint the whole WAL into the file and let go of it.
@@ -175,6 +190,7 @@ class _Database:
             self._connection = _connect(self._path, "rw")
             try:
                 self._prepare()
+                self._check_key()
             except BaseException:
                 self._connection.close()
                 raise
@@ -195,7 +211,11 @@ class _Database:
     def claim(self, owner: str) -> Fence:
         with self._transaction():
             number = self._incarnation() + 1
-            self._connection.executemany(sqlite_statements.SET_META, [("incarnation", number), ("owner", owner)])
+            facts: list[tuple[str, object]] = [("incarnation", number), ("owner", owner)]
+            canary = self._codec.canary()
+            if canary is not None:
+                facts.append((CANARY, canary))
+            self._connection.executemany(sqlite_statements.SET_META, facts)
         return Fence(owner, number)
 
     def commit(self, batch: Batch) -> None:
@@ -212,19 +232,17 @@ class _Database:
         snapshots = [(*astuple(s.header), self._codec.seal_snapshot(s)) for s in batch.snapshots]
         entries = [(entry, self._codec.seal_entry(entry)) for entry in batch.entries]
         with self._transaction():
-            if batch.fence.number != self._incarnation():
-                raise FenceLost(f"{self._path}: claimed since by another; fence {batch.fence.number} is over")
-            buried = self._buried(batch)
+            self._require(batch.fence)
+            buried = sqlite_rows.buried(self._connection, batch)
             if buried:
                 snapshots = [row for row in snapshots if row[0] not in buried]
                 entries = [pair for pair in entries if pair[0].session_id not in buried]
-            self._write(sqlite_statements.upsert_snapshots, snapshots)
-            self._write_entries(entries)
-            trims = [(trim.session_id, trim.through_sequence) for trim in batch.trims]
-            self._connection.executemany(sqlite_statements.TRIM, trims)
-            self._bury(batch)
+            sqlite_rows.write(self._connection, sqlite_statements.upsert_snapshots, snapshots)
+            sqlite_rows.write_entries(self._connection, entries)
+            sqlite_rows.trim(self._connection, batch.trims)
+            sqlite_rows.bury(self._connection, batch.tombstones, self._tombstones_max)
         # Each row changes about one page of its own. Erring high is safe: checkpoints come a little earlier.
-        rows = len(snapshots) + len(entries) + len(trims) + len(batch.tombstones)
+        rows = len(snapshots) + len(entries) + len(batch.trims) + len(batch.tombstones)
         self._wal_bytes += (rows + 2) * _PAGE_BYTES + sum(len(record) for _, record in entries)
 
     def load(self, session_id: str) -> Snapshot | None:
@@ -272,6 +290,17 @@ class _Database:
             (sessions,) = self._connection.execute(sqlite_statements.COUNT).fetchone()
         return StoreHealth("sqlite", True, time.perf_counter() - began, sessions)
 
+    def look(self, function: Callable[[sqlite_rows.Connection, Codec], Result]) -> Result:
+        with self._reading():
+            return function(self._connection, self._codec)
+
+    def reseal(self, fence: Fence, after: str) -> Resealed:
+        with self._transaction():
+            self._require(fence)
+            step = sqlite_resealing.reseal(self._connection, self._codec, after)
+        self._wal_bytes += step.written_bytes + step.resealed.rewritten * _PAGE_BYTES
+        return step.resealed
+
     def checkpoint_if_large(self) -> None:
         if self._wal_bytes >= _WAL_BYTES_MAX:
             self._checkpoint()
@@ -311,47 +340,18 @@ class _Database:
             raise StoreInvalid(f"{self._path}: this file system cannot hold a write-ahead log ({mode} only)")
         sqlite_file.check_format(found, self._path)  # again: the file's own header may be older than its WAL
 
+    def _check_key(self) -> None:
+        with self._reading():
+            row = self._connection.execute(sqlite_statements.GET_META, (CANARY,)).fetchone()
+        self._codec.check_canary(None if row is None else row[0], str(self._path))
+
     def _incarnation(self) -> int:
         row = self._connection.execute(sqlite_statements.GET_META, ("incarnation",)).fetchone()
         return int(row[0])
 
-    def _buried(self, batch: Batch) -> set[str]:
-        named = {snapshot.header.session_id for snapshot in batch.snapshots}
-        named.update(entry.session_id for entry in batch.entries)
-        return {session_id for (session_id,) in self._select(sqlite_statements.select_buried, list(named))}
-
-    def _write(self, statement: Callable[[int], str], rows: Sequence[Sequence[object]]) -> None:
-        for chunk in sqlite_statements.chunks(rows):
-            self._connection.execute(statement(len(chunk)), [value for row in chunk for value in row])
-
-    def _select(self, query: Callable[[int], str], keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        for chunk in sqlite_statements.chunks(keys):
-            yield from self._connection.execute(query(len(chunk)), chunk).fetchall()
-
-    def _write_entries(self, entries: Sequence[tuple[LogEntry, bytes]]) -> None:
-        if not entries:
-            return
-        session_ids = list({entry.session_id for entry, _ in entries})
-        rids = dict(self._select(sqlite_statements.select_rids, session_ids))
-        if len(rids) < len(session_ids):
-            places = [(session_id,) for session_id in session_ids if session_id not in rids]
-            self._write(sqlite_statements.insert_places, places)
-            rids = dict(self._select(sqlite_statements.select_rids, session_ids))
-        rows = [
-            (rids[entry.session_id], entry.sequence, entry.stream, entry.offset, entry.at_unix_s, record)
-            for entry, record in entries
-        ]
-        self._write(sqlite_statements.insert_entries, rows)
-
-    def _bury(self, batch: Batch) -> None:
-        if not batch.tombstones:
-            return
-        ended = [(tombstone.session_id,) for tombstone in batch.tombstones]
-        rows = [(tombstone.session_id, tombstone.reason, tombstone.at_unix_s) for tombstone in batch.tombstones]
-        self._connection.executemany(sqlite_statements.BURY, rows)
-        self._connection.executemany(sqlite_statements.FORGET_LOG, ended)
-        self._connection.executemany(sqlite_statements.FORGET_SESSION, ended)
-        self._connection.execute(sqlite_statements.FORGET_OLD_TOMBSTONES, (self._tombstones_max,))
+    def _require(self, fence: Fence) -> None:
+        if fence.number != self._incarnation():
+            raise FenceLost(f"{self._path}: claimed since by another; fence {fence.number} is over")
 
     def _set_aside(self, rid: int, header: SnapshotHeader, record: bytes, error: SnapshotCorrupt) -> NoReturn:
         """Move a record to quarantine and say so.

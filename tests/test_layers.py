@@ -40,7 +40,12 @@ IMPURE = {
     "uuid",
 }
 # The one file that imports a library, and translates its errors.
-DOORS = {"sqlite3": "persistence.sqlite", "redis": "persistence.redis"}
+DOORS = {
+    "cryptography": "persistence.sealing",
+    "redis": "persistence.redis",
+    "sqlite3": "persistence.sqlite",
+    "zstandard": "persistence.compression",
+}
 
 
 @attrs.frozen

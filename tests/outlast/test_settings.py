@@ -7,10 +7,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from outlast.settings import NOT_YET, Settings, facts
+from outlast.at_rest import codec_of
+from outlast.settings import NotYet, Settings, facts
 from outlast.sources import SettingsInvalid, load_settings
 from outlast.targets import HttpTarget, StdioTarget
 from outlast.urls import Address
+from persistence.codec import SecretsNeedKey
+from persistence.key_ring import Key, KeyRing, new_key
 
 
 def write(directory: Path, text: str) -> Path:
@@ -199,18 +202,81 @@ def test_variables_that_kubernetes_injects_are_left_alone() -> None:
     assert mistakes_of(environment={"OUTLAST_PORTS": "1"})  # the exception is for those shapes alone
 
 
-@pytest.mark.parametrize("name", NOT_YET)
-def test_a_setting_of_a_later_version_is_refused_and_its_value_not_shown(name: str, tmp_path: Path) -> None:
-    (line,) = mistakes_of(environment={NOT_YET[name].variable: "hunter2"})
-    assert line.startswith(f"environment: {NOT_YET[name].variable}: this version cannot")
+def test_a_setting_of_a_later_version_is_refused_and_its_value_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = NotYet("SESSION_MOOD", "be in a mood", harmless=("none",))
+    monkeypatch.setattr("outlast.sources.NOT_YET", {"session_mood": later})
+    (line,) = mistakes_of(environment={"SESSION_MOOD": "hunter2"})
+    assert line.startswith("environment: SESSION_MOOD: this version cannot be in a mood")
 
-    (line,) = mistakes_of(config=write(tmp_path, f"[outlast]\n{name} = 'hunter2'\n"))
+    (line,) = mistakes_of(config=write(tmp_path, "[outlast]\nsession_mood = 'hunter2'\n"))
     assert "this version cannot" in line
     assert "hunter2" not in line
+    assert load_settings(environment={"SESSION_MOOD": "none"}) == Settings()
 
 
-def test_no_compression_is_what_this_version_does() -> None:
-    assert load_settings(environment={"SESSION_COMPRESSION": "none"}) == Settings()
+@pytest.mark.parametrize(
+    ("text", "compression"),
+    [
+        ("none", "none"),
+        ("off", "none"),
+        ("0", "none"),
+        ("zstd", "zstd:3"),
+        ("ZSTD:9", "zstd:9"),
+        ("zstd:19", "zstd:19"),
+    ],
+)
+def test_compression_is_read_in_all_its_spellings(text: str, compression: str) -> None:
+    settings = load_settings(environment={"SESSION_COMPRESSION": text})
+    assert settings.compression == compression
+    assert attrs.evolve(settings) == settings
+    written = codec_of(settings).compression
+    assert (written is None) == (compression == "none")
+    assert written is None or compression == f"zstd:{written.level}"
+
+
+@pytest.mark.parametrize("text", ["gzip", "zstd:", "zstd:0", "zstd:20", "zstd:-1", "zstd:x", "zstd:3:3", "true"])
+def test_other_compressions_are_refused(text: str) -> None:
+    (line,) = mistakes_of(environment={"SESSION_COMPRESSION": text})
+    assert line.startswith(f"environment: SESSION_COMPRESSION = '{text}': it must be zstd, zstd:LEVEL")
+
+
+def test_keys_are_read_from_text_and_lists_the_newest_first(tmp_path: Path) -> None:
+    new, old = new_key(), new_key()
+    ring = KeyRing.read(f"{new},{old}")
+    from_text = load_settings(environment={"SESSION_ENCRYPTION_KEY": f"{new}, {old}"})
+    from_list = load_settings(
+        config=write(tmp_path, f"[outlast]\nencryption_keys = ['{new}', '{old}']\n"), environment={}
+    )
+    assert from_text.encryption_keys == from_list.encryption_keys == ring
+    assert codec_of(from_text).key_id == ring.newest.id
+    assert load_settings(environment={"SESSION_ENCRYPTION_KEY": ""}).encryption_keys is None
+    assert codec_of(Settings()).key_id == 0
+
+
+def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
+    good, bad = new_key(), new_key()[:-2]
+    for text in (bad, f"{good},{bad}", f"{good},{good}"):
+        (line,) = mistakes_of(environment={"SESSION_ENCRYPTION_KEY": text})
+        assert "outlast keygen" in line
+        (other,) = mistakes_of(config=write(tmp_path, f"[outlast]\nencryption_keys = '{text}'\n"))
+        assert good not in line + other
+        assert bad not in line + other
+    with pytest.raises(ValueError, match="encryption_keys") as raised:
+        Settings(encryption_keys=bad)  # type: ignore[arg-type]
+    assert bad not in str(raised.value)
+
+    settings = load_settings(environment={"SESSION_ENCRYPTION_KEY": good})
+    assert good not in repr(settings) + repr(codec_of(settings))
+    assert f"{Key.read(good).id:08x}" in repr(settings)
+
+
+def test_secrets_in_clear_have_to_be_allowed() -> None:
+    with pytest.raises(SecretsNeedKey, match="SESSION_ENCRYPTION_KEY"):
+        codec_of(Settings()).check_secrets()
+    codec_of(load_settings(environment={"OUTLAST_ALLOW_SECRETS_IN_CLEAR": "true"})).check_secrets()
+    codec_of(load_settings(environment={"SESSION_ENCRYPTION_KEY": new_key()})).check_secrets()
 
 
 def test_redis_alone_is_refused_rather_than_ignored() -> None:
