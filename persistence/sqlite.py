@@ -22,20 +22,21 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 from urllib.parse import quote
 
 import trio
 from msgspec.structs import astuple
 
-from persistence import sqlite_file, sqlite_statements
+from persistence import sqlite_file, sqlite_rows, sqlite_statements
 from persistence.ballast import Ballast
 from persistence.codec import Codec
+from persistence.leases import Held, Lease, LeaseTable
+from persistence.partitions import partitions_of
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.store import (
-    FenceLost,
     SnapshotCorrupt,
     StoreBroken,
     StoreError,
@@ -63,9 +64,11 @@ class SqliteStore:
 
     survives = "local"
 
-    def __init__(self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int) -> None:
+    def __init__(
+        self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int, now_unix_s: Callable[[], float]
+    ) -> None:
         path = path.absolute()  # whoever changes the working directory later does not change the store
-        self._database = _Database(path, codec, pages_max, tombstones_max)
+        self._database = _Database(path, codec, pages_max, tombstones_max, now_unix_s)
         self._worker = Worker(
             f"sqlite {path.name}",
             after_job=self._database.checkpoint_if_large,
@@ -83,6 +86,7 @@ class SqliteStore:
         codec: Codec | None = None,
         pages_max: int | None = None,
         tombstones_max: int = TOMBSTONES_MAX,
+        now_unix_s: Callable[[], float] = time.time,
     ) -> SqliteStore:
         """Open the store at `path`, or make it, with the directories above.
 
@@ -95,7 +99,7 @@ class SqliteStore:
           StoreInvalid: it is something else, or of another format. It was not touched.
           StoreFull, StoreBroken, StoreUnavailable: the operating system refuses; nothing is left behind.
         """
-        store = cls(path, codec or Codec(), pages_max, tombstones_max)
+        store = cls(path, codec or Codec(), pages_max, tombstones_max, now_unix_s)
         try:
             await store._worker.run(store._database.open)
         except BaseException:
@@ -107,8 +111,20 @@ class SqliteStore:
         return f"<SqliteStore {self.url}{' closed' if self._closed else ''}>"
 
     async def claim(self, owner: str) -> Fence:
-        """Become the one owner: the incarnation in the file rises by one."""
-        return await self._run(self._database.claim, owner)
+        """Become the one owner."""
+        return await self._run(lambda: self._database.leases.claim(owner))
+
+    async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
+        """Become the owner of one partition for a while."""
+        return await self._run(lambda: self._database.leases.acquire(partition, owner, ttl_seconds))
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
+        """Prolong a lease."""
+        return await self._run(lambda: self._database.leases.renew(lease, ttl_seconds))
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+        await self._run(lambda: self._database.leases.release(lease))
 
     async def commit(self, batch: Batch) -> None:
         """Write the batch in one transaction; encoding takes place in the store's thread."""
@@ -156,11 +172,15 @@ class SqliteStore:
 class _Database:
     """The connection and what is done with it; lives in the worker's thread."""
 
-    def __init__(self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int) -> None:
+    def __init__(
+        self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int, now_unix_s: Callable[[], float]
+    ) -> None:
         self._path = path
         self._codec = codec
         self._pages_max = pages_max
         self._tombstones_max = tombstones_max
+        self._now_unix_s = now_unix_s
+        self.leases: LeaseTable
         self._connection: sqlite3.Connection
         self._hold: sqlite_file.Hold
         self._ballast = Ballast(path.with_name(f"{path.name}-ballast"))
@@ -175,6 +195,7 @@ class _Database:
             self._connection = _connect(self._path, "rw")
             try:
                 self._prepare()
+                self._read_leases()
             except BaseException:
                 self._connection.close()
                 raise
@@ -192,12 +213,6 @@ class _Database:
             self._ballast.drop()
             self._hold.release()
 
-    def claim(self, owner: str) -> Fence:
-        with self._transaction():
-            number = self._incarnation() + 1
-            self._connection.executemany(sqlite_statements.SET_META, [("incarnation", number), ("owner", owner)])
-        return Fence(owner, number)
-
     def commit(self, batch: Batch) -> None:
         try:
             self._commit(batch)
@@ -211,20 +226,12 @@ class _Database:
         # Sealed before the transaction begins: what cannot be encoded leaves no trace.
         snapshots = [(*astuple(s.header), self._codec.seal_snapshot(s)) for s in batch.snapshots]
         entries = [(entry, self._codec.seal_entry(entry)) for entry in batch.entries]
+        # In memory, because nobody else can change them: this process has the file to itself.
+        self.leases.check(partitions_of(batch), batch.fence)
         with self._transaction():
-            if batch.fence.number != self._incarnation():
-                raise FenceLost(f"{self._path}: claimed since by another; fence {batch.fence.number} is over")
-            buried = self._buried(batch)
-            if buried:
-                snapshots = [row for row in snapshots if row[0] not in buried]
-                entries = [pair for pair in entries if pair[0].session_id not in buried]
-            self._write(sqlite_statements.upsert_snapshots, snapshots)
-            self._write_entries(entries)
-            trims = [(trim.session_id, trim.through_sequence) for trim in batch.trims]
-            self._connection.executemany(sqlite_statements.TRIM, trims)
-            self._bury(batch)
+            sqlite_rows.write(self._connection, batch, snapshots, entries, tombstones_max=self._tombstones_max)
         # Each row changes about one page of its own. Erring high is safe: checkpoints come a little earlier.
-        rows = len(snapshots) + len(entries) + len(trims) + len(batch.tombstones)
+        rows = len(snapshots) + len(entries) + len(batch.trims) + len(batch.tombstones)
         self._wal_bytes += (rows + 2) * _PAGE_BYTES + sum(len(record) for _, record in entries)
 
     def load(self, session_id: str) -> Snapshot | None:
@@ -311,47 +318,17 @@ class _Database:
             raise StoreInvalid(f"{self._path}: this file system cannot hold a write-ahead log ({mode} only)")
         sqlite_file.check_format(found, self._path)  # again: the file's own header may be older than its WAL
 
-    def _incarnation(self) -> int:
-        row = self._connection.execute(sqlite_statements.GET_META, ("incarnation",)).fetchone()
-        return int(row[0])
+    def _read_leases(self) -> None:
+        """Read who owns what; the table is made where an older version left none."""
+        with self._transaction():
+            self._connection.execute(sqlite_statements.LEASES)
+            kept = sqlite_rows.read_leases(self._connection)
+            (number,) = self._connection.execute(sqlite_statements.GET_META, ("incarnation",)).fetchone()
+        self.leases = LeaseTable(self._now_unix_s, save=self._save_leases, kept=kept, last_number=number)
 
-    def _buried(self, batch: Batch) -> set[str]:
-        named = {snapshot.header.session_id for snapshot in batch.snapshots}
-        named.update(entry.session_id for entry in batch.entries)
-        return {session_id for (session_id,) in self._select(sqlite_statements.select_buried, list(named))}
-
-    def _write(self, statement: Callable[[int], str], rows: Sequence[Sequence[object]]) -> None:
-        for chunk in sqlite_statements.chunks(rows):
-            self._connection.execute(statement(len(chunk)), [value for row in chunk for value in row])
-
-    def _select(self, query: Callable[[int], str], keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        for chunk in sqlite_statements.chunks(keys):
-            yield from self._connection.execute(query(len(chunk)), chunk).fetchall()
-
-    def _write_entries(self, entries: Sequence[tuple[LogEntry, bytes]]) -> None:
-        if not entries:
-            return
-        session_ids = list({entry.session_id for entry, _ in entries})
-        rids = dict(self._select(sqlite_statements.select_rids, session_ids))
-        if len(rids) < len(session_ids):
-            places = [(session_id,) for session_id in session_ids if session_id not in rids]
-            self._write(sqlite_statements.insert_places, places)
-            rids = dict(self._select(sqlite_statements.select_rids, session_ids))
-        rows = [
-            (rids[entry.session_id], entry.sequence, entry.stream, entry.offset, entry.at_unix_s, record)
-            for entry, record in entries
-        ]
-        self._write(sqlite_statements.insert_entries, rows)
-
-    def _bury(self, batch: Batch) -> None:
-        if not batch.tombstones:
-            return
-        ended = [(tombstone.session_id,) for tombstone in batch.tombstones]
-        rows = [(tombstone.session_id, tombstone.reason, tombstone.at_unix_s) for tombstone in batch.tombstones]
-        self._connection.executemany(sqlite_statements.BURY, rows)
-        self._connection.executemany(sqlite_statements.FORGET_LOG, ended)
-        self._connection.executemany(sqlite_statements.FORGET_SESSION, ended)
-        self._connection.execute(sqlite_statements.FORGET_OLD_TOMBSTONES, (self._tombstones_max,))
+    def _save_leases(self, changed: Mapping[int, Held]) -> None:
+        with self._transaction():
+            sqlite_rows.save_leases(self._connection, changed)
 
     def _set_aside(self, rid: int, header: SnapshotHeader, record: bytes, error: SnapshotCorrupt) -> NoReturn:
         """Move a record to quarantine and say so.

@@ -13,7 +13,9 @@ import trio
 import trio.abc
 import trio.testing
 
-pytest.register_assert_rewrite("tests.persistence.contract", "tests.persistence.faulty")
+pytest.register_assert_rewrite(
+    "tests.persistence.contract", "tests.persistence.lease_contract", "tests.persistence.faulty"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
