@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ _AGAIN = (
     "TRYAGAIN",
     "NOSCRIPT",
 )
+_NO_FENCE = Fence("", 0)  # for what needs none
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
@@ -198,7 +200,9 @@ class RedisKeeper:
                 self._call_partition(one, redis_scripts.SCAN, start, wanted)
                 for one, start in zip(window, starts, strict=True)
             ]
-            for one, answer in zip(window, self._answers(self.nodes.ask(calls)), strict=True):
+            answers = self._answers(self.nodes.ask(calls))
+            self._heed(answers, _NO_FENCE)
+            for one, answer in zip(window, answers, strict=True):
                 found, joined, last, *gone = self._list(answer)[1:]
                 places = [int(place) for place in found.split()]
                 positions += [one << _POSITION_BITS | place for place in places]
@@ -342,10 +346,9 @@ class RedisKeeper:
         """Take sessions that have expired out of the index. It can wait for another scan: no failure is told."""
         if not gone:
             return
-        answers = self.nodes.ask([self._call_partition(partition, redis_scripts.SWEEP, *gone)])
-        log.info(
-            "sessions have expired in redis", store=self._place.shown, count=len(gone), swept=answers == [[b"done"]]
-        )
+        with contextlib.suppress(StoreUnavailable):
+            self.nodes.ask([self._call_partition(partition, redis_scripts.SWEEP, *gone)])
+            log.info("the server has removed sessions that nobody did", store=self._place.shown, count=len(gone))
 
     def _ask_one(
         self, partition: int, script: str, *words: Word, fence: Fence | None = None, replicas: int = 0
@@ -354,7 +357,7 @@ class RedisKeeper:
         [answer] = self._answers(self.nodes.ask(calls, replicas=replicas))
         said = self._list(answer)
         if said[0] in (b"foreign", b"fenced", b"expired"):
-            self._refuse(said, fence or Fence("", 0))
+            self._refuse(said, fence or _NO_FENCE)
         return said
 
     def _ask_partitions(self, script: str, *words: Word) -> list[list[Any]]:
@@ -362,7 +365,7 @@ class RedisKeeper:
         answers = [self._list(one) for one in self._answers(self.nodes.ask(calls, replicas=self._place.replicas))]
         for said in answers:
             if said[0] == b"foreign":
-                self._refuse(said, Fence("", 0))
+                self._refuse(said, _NO_FENCE)
         return answers
 
     def _answers(self, answers: Sequence[object], *, tolerant: bool = False) -> list[object]:
