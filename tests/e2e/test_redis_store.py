@@ -7,10 +7,11 @@ The scenarios of restarts in small, on a real Valkey server: what they show in f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.bed import Bed
+from tests.e2e.bed import Bed, LastingUpstreams
 from tests.e2e.gateway import Gateway
 from tests.e2e.process import ProcessFailed
 from tests.e2e.raw_client import ConnectionBroken, RawClient
@@ -19,6 +20,16 @@ from tests.e2e.waiting import wait_until
 from tests.persistence.redis_servers import RedisServer, running
 
 COUNT = 4
+
+
+@pytest.fixture
+def bed(tmp_path: Path, _lasting: LastingUpstreams) -> Iterator[Bed]:
+    """On one road: what a store keeps does not depend on how it was asked for."""
+    bed = Bed(tmp_path, "hot", _lasting)
+    try:
+        yield bed
+    finally:
+        bed.close()
 
 
 @pytest.fixture
