@@ -163,6 +163,7 @@ class _Channel:
         self._connection = _connection(place, endpoint)
 
     def send(self, commands: Sequence[tuple[bytes | str | int | float, ...]]) -> None:
+        self._drop_what_ended()
         try:
             if not self._connection.is_connected:
                 self._connection.connect()
@@ -174,11 +175,7 @@ class _Channel:
     def receive(self) -> object:
         try:
             answer: object = self._connection.read_response(disable_decoding=True)
-        except redis.ResponseError as error:
-            return _declined(error)
-        except redis.exceptions.BusyLoadingError as error:
-            return _declined(error)
-        except redis.AuthenticationError as error:
+        except (redis.ResponseError, redis.exceptions.BusyLoadingError, redis.AuthenticationError) as error:
             return _declined(error)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from error
@@ -186,6 +183,19 @@ class _Channel:
 
     def close(self) -> None:
         self._connection.disconnect()
+
+    def _drop_what_ended(self) -> None:
+        """Let go of a connection that the server has ended, as it does when it is started anew.
+
+        Nobody has been asked anything yet, so the question can go over a new one, and need not fail. What can be read
+        here is the end, or an answer that nobody waits for.
+        """
+        try:
+            ended = self._connection.is_connected and self._connection.can_read(timeout=0)
+        except (redis.RedisError, OSError):
+            ended = True
+        if ended:
+            self.close()
 
     def _teach(self) -> None:
         """Have the server know all scripts: it may have been started anew since it last did."""

@@ -112,7 +112,7 @@ class RedisKeeper:
             answers = self._ask_partitions(redis_scripts.CLAIM, self._nonce, number, owner)
             behind = [int(answer[1]) for answer in answers if answer[0] == b"behind"]
             if not behind:
-                self._note("generation", number)
+                self._note(redis_scripts.NOTE, "generation", number)
                 self._generation = number
                 return Fence(owner, number, self._nonce)
             number = 1 + max(behind)
@@ -224,7 +224,7 @@ class RedisKeeper:
     def probe(self) -> StoreHealth:
         """Write and read, and look at the servers again."""
         began = time.perf_counter()
-        generation = self._note("probed_unix_s", int(time.time()))
+        generation = self._note(redis_scripts.PROBE, "probed_unix_s", int(time.time()))
         if generation < self._generation:
             raise StoreBroken(f"{self._place.shown} holds an older copy of itself: what was acknowledged since is gone")
         calls = [self._call_raw(one, "index", "ZCARD") for one in range(PARTITIONS)]
@@ -284,8 +284,8 @@ class RedisKeeper:
             numbers.append(int(number))
         return numbers
 
-    def _note(self, field: str, value: int) -> int:
-        call = self._call(redis_scripts.NOTE, self._meta, self._uuid, field, value)
+    def _note(self, script: str, field: str, value: int) -> int:
+        call = self._call(script, self._meta, self._uuid, field, value)
         [answer] = self._answers(self.nodes.ask([call], replicas=self._place.replicas))
         if self._list(answer)[0] == b"foreign":
             self._raise_foreign(self._meta)

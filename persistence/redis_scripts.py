@@ -17,8 +17,9 @@ what is at the ends is what is needed, the last sequence to tell new entries fro
 trim. So entries have to come in order. One key for a session rather than a field in the partition's hash: fields cannot
 expire on Redis 7.
 
-Servers answer "no room" before a script begins, never in the midst of one. `COMMIT_ANYWAY` says that it may run
-all the same: for what makes room, and for batches that have been admitted (`redis_keeper.py`).
+Servers answer "no room" before a script begins, never in the midst of one. Some say that
+they run all the same: what makes room, or leads to it (opening, claiming); and `COMMIT_ANYWAY` for batches that have
+been admitted (`redis_keeper.py`).
 
 Redis of before 7 does not know the first lines. No script uses strings' order (it follows the locale).
 """
@@ -214,7 +215,7 @@ return {'done'}
 
 # The partition as it is in a new store, unless it is there. ARGV[3] the number below which no fence may be given out.
 BEGIN = (
-    _WRITING
+    _FREEING
     + """
 local lease = ARGV[1] .. 'lease'
 local made = redis.call('HSETNX', lease, 'store', ARGV[2])
@@ -286,7 +287,7 @@ return {'done'}
 
 # KEYS[1] the meta key; ARGV[1] a uuid, [2] the format, [3] partitions, [4] now: what a new store gets.
 FOUND = (
-    _WRITING
+    _FREEING
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('HSET', KEYS[1], 'uuid', ARGV[1], 'format', ARGV[2], 'partitions', ARGV[3], 'created_unix_s', ARGV[4],
@@ -297,16 +298,15 @@ return redis.call('HMGET', KEYS[1], 'uuid', 'format', 'partitions', 'generation'
 )
 
 # KEYS[1] the meta key; ARGV[1] the uuid that it must have, [2] a field and [3] its value; numbers only rise.
-NOTE = (
-    _WRITING
-    + """
+_NOTE = """
 if redis.call('HGET', KEYS[1], 'uuid') ~= ARGV[1] then return {'foreign', KEYS[1]} end
 if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) <= tonumber(ARGV[3]) then
   redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 end
 return {'done', redis.call('HGET', KEYS[1], 'generation')}
 """
-)
+NOTE = _FREEING + _NOTE
+PROBE = _WRITING + _NOTE  # is refused where a commit would be
 
 ALL = (
     COMMIT,
@@ -323,4 +323,5 @@ ALL = (
     RELEASE,
     FOUND,
     NOTE,
+    PROBE,
 )
