@@ -1,9 +1,9 @@
 """The keeper: what the Redis store does, in its own thread, by asking scripts and translating their answers.
 
 - One call writes a batch whole where all partitions are on one server. In a cluster there is one call for each
-  partition, so a batch is admitted first (fences, room: `ADMIT`), and then written by scripts that are not refused for
-  want of room any more. So `StoreFull` leaves nothing behind there either; what a server that dies in the midst leaves
-  undone, the same batch again completes.
+  partition, so a batch is admitted first, by every server that is concerned (`ADMIT`), and then written by scripts
+  that are not refused for want of room any more. So `StoreFull` leaves nothing behind there either; what a server that
+  dies in the midst leaves undone, the same batch again completes.
 - Each script compares the store's uuid, so contents that have gone are noticed by the first call after, and the
   process is told to end (`StoreBroken`) rather than to answer that no session exists.
 - At level `replicated` each answer is counted (WAIT) on the connection that wrote, as many replicas as were promised,
@@ -292,7 +292,10 @@ class RedisKeeper:
         return int(self._list(answer)[1])
 
     def _admit(self, shares: dict[int, Share], fence: Fence) -> None:
-        calls = [self._call_partition(one, redis_scripts.ADMIT, fence.nonce, fence.number) for one in shares]
+        """Ask every server that is concerned whether it has room, before any of them writes."""
+        leases = {f"{self._at(one)}lease": one for one in shares}
+        asked = [leases[key] for key in self.nodes.one_for_each(leases)]
+        calls = [self._call_partition(one, redis_scripts.ADMIT, fence.nonce, fence.number) for one in asked]
         self._heed(self._answers(self.nodes.ask(calls)), fence)
 
     def _write(self, script: str, parts: Sequence[dict[int, Share]], fence: Fence) -> None:

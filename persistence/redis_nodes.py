@@ -117,6 +117,16 @@ class Nodes:
         self._failed = None
         return [answers[place] for place in range(len(calls))]
 
+    def one_for_each(self, keys: Iterable[str]) -> list[str]:
+        """Choose one key for each server that has some of these.
+
+        Raises:
+          StoreUnavailable
+        """
+        if self._stale:
+            self._learn_slots()
+        return list({self._owner(key): key for key in keys}.values())
+
     def ask_each(self, *words: str) -> list[object]:
         """Put one command to every server.
 

@@ -100,6 +100,13 @@ def test_calls_go_to_who_has_their_slot_and_come_back_in_order() -> None:
     assert (len(world.a.asked), len(world.b.asked)) == (1, 2)
 
 
+def test_one_key_is_chosen_for_each_server() -> None:
+    world = World()
+    nodes = world.cluster()
+    assert nodes.one_for_each(["k", BEYOND, "k"]) == ["k", BEYOND]
+    assert len(world.nodes().one_for_each(["k", BEYOND])) == 1
+
+
 def test_a_call_that_was_declined_unread_goes_where_the_slot_went() -> None:
     world = World()
     nodes = world.cluster()
