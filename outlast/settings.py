@@ -34,6 +34,8 @@ from outlast.kinds import (
 from outlast.targets import SERVERS, Target
 from outlast.urls import ADDRESS, Address, redacted
 from persistence.key_ring import KeyRing
+from persistence.redis_url import is_redis_url, read_redis_url
+from persistence.store import StoreUrlInvalid
 
 T = TypeVar("T")
 
@@ -97,12 +99,19 @@ def _convert(raw: object, field: attrs.Attribute[Any]) -> object:
 
 def _read_store(raw: object) -> str:
     """Check what can be checked of a store URL without touching anything; opening it finds out the rest."""
-    allowed = "it must be memory: or sqlite:PATH, for example sqlite:./data/outlast.db"
+    allowed = (
+        "it must be memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss://... or unix:///PATH/OF/SOCKET,"
+        " for example sqlite:./data/outlast.db"
+    )
     if not isinstance(raw, str) or "\0" in raw:
         raise Refused(allowed)
+    if is_redis_url(raw):
+        try:
+            read_redis_url(raw)
+        except StoreUrlInvalid as invalid:
+            raise Refused(str(invalid)) from None
+        return raw
     scheme, _, rest = raw.partition(":")
-    if scheme in ("redis", "rediss"):
-        raise Refused(f"Redis is not in this version; {allowed}")
     if not (raw == "memory:" or (scheme == "sqlite" and rest)):
         raise Refused(allowed)
     return raw
@@ -154,10 +163,10 @@ class Settings:
     store: str = _setting(
         _STORE,
         attrs.Factory(lambda self: f"sqlite:{self.data_directory / 'outlast.db'}", takes_self=True),
-        "where sessions are kept: memory: or sqlite:PATH",
+        "where sessions are kept: memory:, sqlite:PATH, or a Redis or Valkey server",
         variable="SESSION_STORE",
         flag=True,
-        default_text="sqlite:DATA_DIRECTORY/outlast.db",
+        default_text="REDIS_URL, or sqlite:DATA_DIRECTORY/outlast.db",
     )
     servers: Mapping[str, Target] = _setting(
         SERVERS,

@@ -19,6 +19,7 @@ import attrs
 
 from outlast.kinds import Refused
 from outlast.settings import NOT_YET, VARIABLE_PREFIX, Facts, Settings, facts
+from persistence.redis_url import EXPECTED, is_redis_url
 
 TABLE = "outlast"  # the file's one table
 CONFIG_VARIABLE = "OUTLAST_CONFIG"  # names the file where no flag does
@@ -86,9 +87,8 @@ def load_settings(
         values |= _from_file(config, mistakes)
     values |= _from_environment(environment, mistakes)
     values |= _from_flags(flags or {}, mistakes)
-    if environment.get(REDIS_VARIABLE) and "store" not in values and not mistakes:
-        problem = "this version does not keep sessions in Redis yet; unset it, or choose a store (SESSION_STORE)"
-        mistakes.append(Mistake("environment", REDIS_VARIABLE, "", problem))
+    if environment.get(REDIS_VARIABLE) and "store" not in values:
+        _read_redis(environment[REDIS_VARIABLE], values, mistakes)
     if mistakes:
         raise SettingsInvalid(mistakes)
     return Settings(**values)  # type: ignore[arg-type]  # each was read by its own field's kind
@@ -156,6 +156,17 @@ def _from_environment(environment: Mapping[str, str], mistakes: list[Mistake]) -
         if not _KUBERNETES.fullmatch(variable):
             mistakes.append(Mistake(where, variable, "", _about_unknown_variable(variable, known)))
     return values
+
+
+def _read_redis(url: str, values: dict[str, object], mistakes: list[Mistake]) -> None:
+    """Take the variable that platforms set for their Redis as the store, where no store was chosen.
+
+    One that says `memory:` or names a file is a mistake there, not a choice.
+    """
+    if not is_redis_url(url):
+        mistakes.append(Mistake("environment", REDIS_VARIABLE, "", f"it must be {EXPECTED}, or unset"))
+        return
+    _read(facts()["store"], url, where="environment", key=REDIS_VARIABLE, values=values, mistakes=mistakes)
 
 
 def _about_unknown_variable(variable: str, known: Iterable[str]) -> str:

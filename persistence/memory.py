@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
@@ -18,6 +18,8 @@ from msgspec.structs import replace
 
 from persistence.codec import Codec
 from persistence.envelope import HEAD_BYTES
+from persistence.leases import Lease, LeaseTable
+from persistence.partitions import PARTITIONS, partitions_of
 from persistence.records import (
     Batch,
     Fence,
@@ -29,7 +31,7 @@ from persistence.records import (
     Tombstone,
 )
 from persistence.resealing import Resealed, SealedWith, count_by_key, is_stale, resealed_entry, resealed_snapshot
-from persistence.store import FenceLost, SnapshotCorrupt
+from persistence.store import SnapshotCorrupt
 
 TOMBSTONES_MAX = 100_000  # 20 MB; late writes of an ended session come within seconds
 
@@ -47,10 +49,16 @@ class MemoryStore:
     url = "memory:"
     survives = "memory"
 
-    def __init__(self, *, codec: Codec | None = None, tombstones_max: int = TOMBSTONES_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        codec: Codec | None = None,
+        tombstones_max: int = TOMBSTONES_MAX,
+        now_unix_s: Callable[[], float] = time.time,
+    ) -> None:
         self._codec = codec or Codec()
         self._tombstones_max = tombstones_max
-        self._fence_number = 0
+        self._leases = LeaseTable(now_unix_s)
         self._positions = itertools.count(1)
         self._rows: dict[str, _Row] = {}  # in the order of their positions: a row is replaced in its place
         self._logs: dict[str, dict[int, LogEntry]] = {}  # by sequence; bodies sealed
@@ -64,13 +72,27 @@ class MemoryStore:
     async def claim(self, owner: str) -> Fence:
         """Become the one owner."""
         await self._checkpoint()
-        self._fence_number += 1
-        return Fence(owner, self._fence_number)
+        return self._leases.claim(owner)
+
+    async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
+        """Become the owner of one partition for a while."""
+        await self._checkpoint()
+        return self._leases.acquire(partition, owner, ttl_seconds)
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
+        """Prolong a lease."""
+        await self._checkpoint()
+        return self._leases.renew(lease, ttl_seconds)
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+        await self._checkpoint()
+        self._leases.release(lease)
 
     async def commit(self, batch: Batch) -> None:
         """Take the whole batch over at once."""
         await self._checkpoint()
-        self._require(batch.fence)
+        self._leases.check(partitions_of(batch), batch.fence)
         # Everything that can fail comes first, so that nothing is half done.
         records = [(snapshot.header, self._codec.seal_snapshot(snapshot)) for snapshot in batch.snapshots]
         entries = [attrs.evolve(entry, body=self._codec.seal_entry(entry)) for entry in batch.entries]
@@ -141,7 +163,7 @@ class MemoryStore:
     async def reseal(self, fence: Fence, *, after: str = "") -> Resealed:
         """Seal all records anew, in one step: there is no commit that could be too large."""
         await self._checkpoint()
-        self._require(fence)
+        self._leases.check(range(PARTITIONS), fence)
         codec = self._codec
         rows = [row for row in self._rows.values() if row.record and is_stale(codec, row.record)]
         entries = [(log, entry) for log in self._logs.values() for entry in log.values() if is_stale(codec, entry.body)]
@@ -165,10 +187,6 @@ class MemoryStore:
         if self._closed:
             raise trio.ClosedResourceError("the memory store is closed")
         await trio.lowlevel.checkpoint()
-
-    def _require(self, fence: Fence) -> None:
-        if fence.number != self._fence_number:
-            raise FenceLost(f"claimed since by another; fence {fence.number} is over")
 
     def _put(self, header: SnapshotHeader, record: bytes) -> None:
         if header.session_id in self._tombstones:

@@ -18,7 +18,8 @@ class Fence:
     """The right to write, as the store granted it: a later claim makes every earlier fence worthless."""
 
     owner: str  # who claimed: unique per process start, for people to read
-    number: int  # rises with each claim; what the store compares
+    number: int  # rises with each claim, and never restarts
+    nonce: str = ""  # of the process that claimed: tells numbers apart that a lossy failover made the store give twice
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, gc=False):
@@ -76,10 +77,11 @@ class Tombstone:
 
 @attrs.frozen
 class Batch:
-    """What one commit writes: all of it or nothing.
+    """What one commit writes: of each session all of it or nothing, see `Store.commit`.
 
     Idempotent: a snapshot whose revision is not newer than the stored one, an entry whose sequence is stored
     already and a second tombstone change nothing, so a batch whose outcome is unknown is simply sent again.
+    The entries of a session come in the order of their sequence, in a batch and over batches.
     """
 
     fence: Fence

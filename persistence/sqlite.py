@@ -34,10 +34,11 @@ from persistence import sqlite_file, sqlite_resealing, sqlite_rows, sqlite_state
 from persistence.ballast import Ballast
 from persistence.canary import CANARY
 from persistence.codec import Codec
+from persistence.leases import Held, Lease, LeaseTable
+from persistence.partitions import PARTITIONS, partitions_of
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.resealing import Resealed, SealedWith
 from persistence.store import (
-    FenceLost,
     SnapshotCorrupt,
     StoreBroken,
     StoreError,
@@ -65,9 +66,11 @@ class SqliteStore:
 
     survives = "local"
 
-    def __init__(self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int) -> None:
+    def __init__(
+        self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int, now_unix_s: Callable[[], float]
+    ) -> None:
         path = path.absolute()  # whoever changes the working directory later does not change the store
-        self._database = _Database(path, codec, pages_max, tombstones_max)
+        self._database = _Database(path, codec, pages_max, tombstones_max, now_unix_s)
         self._worker = Worker(
             f"sqlite {path.name}",
             after_job=self._database.checkpoint_if_large,
@@ -85,6 +88,7 @@ class SqliteStore:
         codec: Codec | None = None,
         pages_max: int | None = None,
         tombstones_max: int = TOMBSTONES_MAX,
+        now_unix_s: Callable[[], float] = time.time,
     ) -> SqliteStore:
         """Open the store at `path`, or make it, with the directories above.
 
@@ -98,7 +102,7 @@ class SqliteStore:
             touched.
           StoreFull, StoreBroken, StoreUnavailable: the operating system refuses; nothing is left behind.
         """
-        store = cls(path, codec or Codec(), pages_max, tombstones_max)
+        store = cls(path, codec or Codec(), pages_max, tombstones_max, now_unix_s)
         try:
             await store._worker.run(store._database.open)
         except BaseException:
@@ -110,8 +114,20 @@ class SqliteStore:
         return f"<SqliteStore {self.url}{' closed' if self._closed else ''}>"
 
     async def claim(self, owner: str) -> Fence:
-        """Become the one owner: the incarnation in the file rises by one."""
+        """Become the one owner."""
         return await self._run(self._database.claim, owner)
+
+    async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
+        """Become the owner of one partition for a while."""
+        return await self._run(lambda: self._database.leases.acquire(partition, owner, ttl_seconds))
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
+        """Prolong a lease."""
+        return await self._run(lambda: self._database.leases.renew(lease, ttl_seconds))
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+        await self._run(lambda: self._database.leases.release(lease))
 
     async def commit(self, batch: Batch) -> None:
         """Write the batch in one transaction; encoding takes place in the store's thread."""
@@ -171,11 +187,15 @@ class SqliteStore:
 class _Database:
     """The connection and what is done with it; lives in the worker's thread."""
 
-    def __init__(self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int) -> None:
+    def __init__(
+        self, path: Path, codec: Codec, pages_max: int | None, tombstones_max: int, now_unix_s: Callable[[], float]
+    ) -> None:
         self._path = path
         self._codec = codec
         self._pages_max = pages_max
         self._tombstones_max = tombstones_max
+        self._now_unix_s = now_unix_s
+        self.leases: LeaseTable
         self._connection: sqlite3.Connection
         self._hold: sqlite_file.Hold
         self._ballast = Ballast(path.with_name(f"{path.name}-ballast"))
@@ -191,6 +211,7 @@ class _Database:
             try:
                 self._prepare()
                 self._check_key()
+                self._read_leases()
             except BaseException:
                 self._connection.close()
                 raise
@@ -208,16 +229,6 @@ class _Database:
             self._ballast.drop()
             self._hold.release()
 
-    def claim(self, owner: str) -> Fence:
-        with self._transaction():
-            number = self._incarnation() + 1
-            facts: list[tuple[str, object]] = [("incarnation", number), ("owner", owner)]
-            canary = self._codec.canary()
-            if canary is not None:
-                facts.append((CANARY, canary))
-            self._connection.executemany(sqlite_statements.SET_META, facts)
-        return Fence(owner, number)
-
     def commit(self, batch: Batch) -> None:
         try:
             self._commit(batch)
@@ -231,16 +242,10 @@ class _Database:
         # Sealed before the transaction begins: what cannot be encoded leaves no trace.
         snapshots = [(*astuple(s.header), self._codec.seal_snapshot(s)) for s in batch.snapshots]
         entries = [(entry, self._codec.seal_entry(entry)) for entry in batch.entries]
+        # In memory, because nobody else can change them: this process has the file to itself.
+        self.leases.check(partitions_of(batch), batch.fence)
         with self._transaction():
-            self._require(batch.fence)
-            buried = sqlite_rows.buried(self._connection, batch)
-            if buried:
-                snapshots = [row for row in snapshots if row[0] not in buried]
-                entries = [pair for pair in entries if pair[0].session_id not in buried]
-            sqlite_rows.write(self._connection, sqlite_statements.upsert_snapshots, snapshots)
-            sqlite_rows.write_entries(self._connection, entries)
-            sqlite_rows.trim(self._connection, batch.trims)
-            sqlite_rows.bury(self._connection, batch.tombstones, self._tombstones_max)
+            sqlite_rows.write(self._connection, batch, snapshots, entries, tombstones_max=self._tombstones_max)
         # Each row changes about one page of its own. Erring high is safe: checkpoints come a little earlier.
         rows = len(snapshots) + len(entries) + len(batch.trims) + len(batch.tombstones)
         self._wal_bytes += (rows + 2) * _PAGE_BYTES + sum(len(record) for _, record in entries)
@@ -290,13 +295,20 @@ class _Database:
             (sessions,) = self._connection.execute(sqlite_statements.COUNT).fetchone()
         return StoreHealth("sqlite", True, time.perf_counter() - began, sessions)
 
+    def claim(self, owner: str) -> Fence:
+        canary = self._codec.canary()
+        if canary is not None:
+            with self._transaction():
+                self._connection.execute(sqlite_statements.SET_META, (CANARY, canary))
+        return self.leases.claim(owner)
+
     def look(self, function: Callable[[sqlite_rows.Connection, Codec], Result]) -> Result:
         with self._reading():
             return function(self._connection, self._codec)
 
     def reseal(self, fence: Fence, after: str) -> Resealed:
         with self._transaction():
-            self._require(fence)
+            self.leases.check(range(PARTITIONS), fence)
             step = sqlite_resealing.reseal(self._connection, self._codec, after)
         self._wal_bytes += step.written_bytes + step.resealed.rewritten * _PAGE_BYTES
         return step.resealed
@@ -345,13 +357,17 @@ class _Database:
             row = self._connection.execute(sqlite_statements.GET_META, (CANARY,)).fetchone()
         self._codec.check_canary(None if row is None else row[0], str(self._path))
 
-    def _incarnation(self) -> int:
-        row = self._connection.execute(sqlite_statements.GET_META, ("incarnation",)).fetchone()
-        return int(row[0])
+    def _read_leases(self) -> None:
+        """Read who owns what; the table is made where an older version left none."""
+        with self._transaction():
+            self._connection.execute(sqlite_statements.LEASES)
+            kept = sqlite_rows.read_leases(self._connection)
+            (number,) = self._connection.execute(sqlite_statements.GET_META, ("incarnation",)).fetchone()
+        self.leases = LeaseTable(self._now_unix_s, save=self._save_leases, kept=kept, last_number=number)
 
-    def _require(self, fence: Fence) -> None:
-        if fence.number != self._incarnation():
-            raise FenceLost(f"{self._path}: claimed since by another; fence {fence.number} is over")
+    def _save_leases(self, changed: Mapping[int, Held]) -> None:
+        with self._transaction():
+            sqlite_rows.save_leases(self._connection, changed)
 
     def _set_aside(self, rid: int, header: SnapshotHeader, record: bytes, error: SnapshotCorrupt) -> NoReturn:
         """Move a record to quarantine and say so.

@@ -83,7 +83,7 @@ def reseal(connection: Connection, codec: Codec, after: str) -> Step:
     last = int(position)
     written: list[tuple[bytes, int]] = []
     left = 0
-    for row in _page(connection.execute(query, (last, wanted, PAGE_RECORDS))):
+    for row in _page(iter(connection.execute(query, (last, wanted, PAGE_RECORDS)))):
         last = row[0]
         record = _resealed(codec, table, row)
         if record is None:

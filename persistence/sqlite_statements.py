@@ -21,7 +21,17 @@ CHUNK_ROWS_MAX = 64  # rows of one statement; chunks are powers of two, so that 
 # A session with entries but no snapshot has a row too, because entries point to it: revision -1, not shown anywhere.
 # `record` comes last: columns after a long value would have to be looked for behind it. No STRICT tables: SQLite 3.34
 # is still what some distributions link Python against.
+# The table of leases came after the first files of format 1. It is made where it is missing: versions without it use
+# the incarnation in `meta`, which rises with both, and only one process at a time has the file.
+LEASES = """CREATE TABLE IF NOT EXISTS lease (
+    partition INTEGER PRIMARY KEY,
+    owner TEXT NOT NULL,
+    nonce TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    until_unix_s REAL NOT NULL
+)"""
 SCHEMA = (
+    LEASES,
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
     """CREATE TABLE session (
         rid INTEGER PRIMARY KEY,
@@ -74,6 +84,9 @@ PRAGMAS = (
 HEADER_COLUMNS = "session_id, revision, server_id, owner, failure, last_active_unix_s, expires_unix_s"
 
 SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+SET_META_AT_LEAST = SET_META.replace("excluded.value", "max(value, excluded.value)")
+SET_LEASE = "INSERT OR REPLACE INTO lease (partition, owner, nonce, number, until_unix_s) VALUES (?, ?, ?, ?, ?)"
+GET_LEASES = "SELECT partition, owner, nonce, number, until_unix_s FROM lease"
 GET_META = "SELECT value FROM meta WHERE key = ?"
 SCAN = f"SELECT rid, {HEADER_COLUMNS} FROM session WHERE rid > ? AND revision >= 0 ORDER BY rid LIMIT ?"
 LOAD = f"SELECT rid, {HEADER_COLUMNS}, record FROM session WHERE session_id = ? AND revision >= 0"

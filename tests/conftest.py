@@ -7,4 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.persistence.contract", "tests.persistence.faulty")
+pytest.register_assert_rewrite(
+    "tests.persistence.contract", "tests.persistence.lease_contract", "tests.persistence.faulty"
+)

@@ -156,7 +156,8 @@ def test_all_mistakes_are_named_at_once_with_place_key_value_and_what_is_allowed
         ("data_directory", "~nobody-of-that-name/data"),
         ("store", "sqlite:"),
         ("store", "postgres://x"),
-        ("store", "redis://127.0.0.1"),
+        ("store", "redis://127.0.0.1/one"),
+        ("store", "redis://127.0.0.1?retry_on_timeout=yes"),
         ("store", "memory:x"),
         ("log_level", "loud"),
         ("log_format", 1),
@@ -279,14 +280,34 @@ def test_secrets_in_clear_have_to_be_allowed() -> None:
     codec_of(load_settings(environment={"SESSION_ENCRYPTION_KEY": new_key()})).check_secrets()
 
 
-def test_redis_alone_is_refused_rather_than_ignored() -> None:
-    environment = {"REDIS_URL": "redis://:hunter2@cache/0"}
-    (line,) = mistakes_of(environment=environment)
+def test_redis_url_is_the_store_where_none_was_chosen(tmp_path: Path) -> None:
+    url = "redis://:hunter2@cache/0"
+    environment = {"REDIS_URL": url}
 
-    assert "REDIS_URL" in line
-    assert "hunter2" not in line
+    assert load_settings(environment=environment).store == url
+    assert "hunter2" not in repr(load_settings(environment=environment))
     # With a store of its own choosing, the variable is somebody else's.
     assert load_settings(environment=environment, flags={"store": "memory:"}).store == "memory:"
+    chosen = load_settings(environment={**environment, "SESSION_STORE": "sqlite:x.db"})
+    assert chosen.store == "sqlite:x.db"
+    assert (
+        load_settings(environment=environment, config=write(tmp_path, "[outlast]\nstore = 'memory:'")).store
+        == "memory:"
+    )
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@cache/0?retry=9", "memory:", "http://:hunter2@cache"])
+def test_a_redis_url_that_is_none_is_refused_without_its_secret(url: str) -> None:
+    (line,) = mistakes_of(environment={"REDIS_URL": url})
+
+    assert line.startswith("environment: REDIS_URL")
+    assert "redis://HOST:PORT" in line
+    assert "hunter2" not in line
+
+
+def test_stores_on_redis_are_understood() -> None:
+    for url in ("redis://cache", "rediss://me:x@cache:6380/1", "unix:///run/redis.sock?db=2", "redis://c?prefix=a"):
+        assert Settings(store=url).store == url
 
 
 @pytest.mark.parametrize(
@@ -358,7 +379,7 @@ def test_no_secret_is_in_a_mistake_about_a_target(target: str, tmp_path: Path) -
 
 
 def test_no_secret_is_in_a_mistake_about_the_store() -> None:
-    (line,) = mistakes_of(environment={"SESSION_STORE": f"rediss://me:{SECRET}@cache.example/0"})
+    (line,) = mistakes_of(environment={"SESSION_STORE": f"rediss://me:{SECRET}@cache.example/zero"})
 
     assert SECRET not in line
     assert "cache.example" in line

@@ -13,6 +13,7 @@ from typing import TypeVar
 import attrs
 import trio
 
+from persistence.leases import Lease
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.store import Store, StoreUnavailable
 
@@ -85,6 +86,15 @@ class FaultyStore:
 
     async def claim(self, owner: str) -> Fence:
         return await self._operate("claim", lambda: self.disk.claim(owner))
+
+    async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
+        return await self._operate("acquire", lambda: self.disk.acquire(partition, owner, ttl_seconds=ttl_seconds))
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
+        return await self._operate("renew", lambda: self.disk.renew(lease, ttl_seconds=ttl_seconds))
+
+    async def release(self, lease: Lease) -> None:
+        await self._operate("release", lambda: self.disk.release(lease))
 
     async def commit(self, batch: Batch) -> None:
         await self._operate("commit", lambda: self._commit(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,10 @@ import attrs
 
 from persistence.codec import Codec
 from persistence.memory import MemoryStore
+from persistence.partitions import PARTITIONS, partition_of
+from persistence.redis import RedisStore
+from persistence.redis_nodes import Call, Declined
+from persistence.redis_records import tag_of
 from persistence.sqlite import SqliteStore
 from persistence.store import Store
 from tests.persistence.faulty import FaultyStore
@@ -33,10 +38,26 @@ class Place(Protocol):
         """Go on as another version of the program would."""
         ...
 
+    async def let_pass(self, store: Store, seconds: float) -> None:
+        """Have so much time pass for the leases of the store."""
+        ...
 
-class MemoryPlace:
+
+class _OwnClock:
+    """For a store that is given its clock."""
+
+    now_unix_s = 1_000_000.0
+
+    async def let_pass(self, store: Store, seconds: float) -> None:
+        self.now_unix_s += seconds
+
+
+class MemoryPlace(_OwnClock):
     async def open(self, *, tombstones_max: int = 1000) -> Store:
-        return MemoryStore(tombstones_max=tombstones_max)
+        return self._new(tombstones_max)
+
+    def _new(self, tombstones_max: int) -> MemoryStore:
+        return MemoryStore(tombstones_max=tombstones_max, now_unix_s=lambda: self.now_unix_s)
 
     async def flip_snapshot(self, store: Store, session_id: str) -> None:
         row = _memory(store)._rows[session_id]
@@ -55,15 +76,15 @@ class MemoryPlace:
 
 class FaultyPlace(MemoryPlace):
     async def open(self, *, tombstones_max: int = 1000) -> Store:
-        return FaultyStore(MemoryStore(tombstones_max=tombstones_max), commit_seconds=0.1)
+        return FaultyStore(self._new(tombstones_max), commit_seconds=0.1)
 
 
-class SqlitePlace:
+class SqlitePlace(_OwnClock):
     def __init__(self, directory: Path) -> None:
         self.path = directory / "outlast.db"
 
     async def open(self, *, tombstones_max: int = 1000) -> Store:
-        return await SqliteStore.open(self.path, tombstones_max=tombstones_max)
+        return await SqliteStore.open(self.path, tombstones_max=tombstones_max, now_unix_s=lambda: self.now_unix_s)
 
     async def flip_snapshot(self, store: Store, session_id: str) -> None:
         changed = _flipped(await self.record(store, session_id))
@@ -83,6 +104,58 @@ class SqlitePlace:
     def use_codec(self, store: Store, codec: Codec) -> None:
         assert isinstance(store, SqliteStore)
         store._database._codec = codec
+
+
+class RedisPlace:
+    """A part of a server's keys, under a prefix that is used once."""
+
+    def __init__(self, url: str) -> None:
+        self.prefix = f"t{secrets.token_hex(6)}"
+        self.url = f"{url}{'&' if '?' in url else '?'}prefix={self.prefix}"
+
+    async def open(self, *, tombstones_max: int = 1000) -> Store:
+        return await RedisStore.open(self.url, tombstones_max=tombstones_max * PARTITIONS)
+
+    async def flip_snapshot(self, store: Store, session_id: str) -> None:
+        changed = _flipped(await self.record(store, session_id))
+        await ask(store, "HSET", self.key("s", session_id), "r", changed)
+
+    async def flip_entry(self, store: Store, session_id: str, sequence: int) -> None:
+        key = self.key("l", session_id)
+        packed = await ask(store, "LINDEX", key, sequence - 1)
+        assert isinstance(packed, bytes)
+        await ask(store, "LSET", key, sequence - 1, _flipped(packed))
+
+    async def record(self, store: Store, session_id: str) -> bytes:
+        record = await ask(store, "HGET", self.key("s", session_id), "r")
+        assert isinstance(record, bytes)
+        return record
+
+    def use_codec(self, store: Store, codec: Codec) -> None:
+        assert isinstance(store, RedisStore)
+        store._keeper.codec = codec
+
+    async def let_pass(self, store: Store, seconds: float) -> None:
+        """Turn the leases back, since the server's clock cannot be turned forward."""
+        for partition in range(PARTITIONS):
+            key = f"{self.prefix}:{tag_of(partition)}lease"
+            until = await ask(store, "HGET", key, "until")
+            assert isinstance(until, bytes)
+            if until != b"0":
+                await ask(store, "HSET", key, "until", int(until) - round(seconds * 1000))
+
+    def key(self, kind: str, session_id: str) -> str:
+        """Name a session's key."""
+        return f"{self.prefix}:{tag_of(partition_of(session_id))}{kind}:{session_id}"
+
+
+async def ask(store: Store, command: str, key: str, *words: bytes | str | int) -> object:
+    """Put a command to a Redis store's server, in its own thread."""
+    assert isinstance(store, RedisStore)
+    nodes = store._keeper.nodes
+    [answer] = await store._worker.run(lambda: nodes.ask([Call(key, (command, key, *words))]))
+    assert not isinstance(answer, Declined), answer
+    return answer
 
 
 async def execute(store: Store, statement: str, *values: object) -> list[list[object]]:

@@ -11,6 +11,7 @@ from persistence.records import Batch
 from persistence.store import StoreUnavailable
 from tests.persistence.contract import *  # noqa: F403 - the suite of claims
 from tests.persistence.faulty import FaultyStore
+from tests.persistence.lease_contract import *  # noqa: F403 - and of those about leases
 from tests.persistence.making import snapshot
 from tests.persistence.places import FaultyPlace, Place
 

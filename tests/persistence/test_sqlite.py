@@ -18,6 +18,7 @@ from persistence.records import Batch
 from persistence.sqlite import SqliteStore
 from persistence.store import (
     FenceLost,
+    LeaseHeld,
     StoreError,
     StoreInUse,
     StoreInvalid,
@@ -25,6 +26,7 @@ from persistence.store import (
     StoreUrlInvalid,
 )
 from tests.persistence.contract import *  # noqa: F403 - the suite of claims
+from tests.persistence.lease_contract import *  # noqa: F403 - and of those about leases
 from tests.persistence.making import entry, snapshot, tombstone
 from tests.persistence.places import Place, SqlitePlace, execute
 from tests.persistence.sqlite_tools import file_size_limit, read, start_process, write
@@ -74,6 +76,30 @@ async def test_fences_rise_over_restarts(path: Path) -> None:
     await store.aclose()
 
 
+async def test_a_file_without_leases_gets_them_and_its_fences_rise_on(path: Path) -> None:
+    # As versions before leases left it: the number of the last claim is in `meta` alone.
+    store = await SqliteStore.open(path)
+    await store.claim("older")
+    await execute(store, "DROP TABLE lease")
+    await execute(store, "UPDATE meta SET value = 41 WHERE key = 'incarnation'")
+    await store.aclose()
+    store = await SqliteStore.open(path)
+    assert (await store.claim("newer")).number == 42
+    assert await execute(store, "SELECT value FROM meta WHERE key = 'incarnation'") == [[42]]
+    await store.aclose()
+
+
+async def test_leases_and_their_numbers_outlast_the_process(path: Path) -> None:
+    store = await SqliteStore.open(path, now_unix_s=lambda: 1000.0)
+    lease = await store.acquire(3, "first", ttl_seconds=10)
+    await store.aclose()
+    store = await SqliteStore.open(path, now_unix_s=lambda: 1005.0)
+    with pytest.raises(LeaseHeld, match="first"):
+        await store.acquire(3, "second", ttl_seconds=10)
+    assert (await store.acquire(4, "second", ttl_seconds=10)).fence.number > lease.fence.number
+    await store.aclose()
+
+
 async def test_commits_are_synced_and_the_file_is_locked(path: Path) -> None:
     # What a power cut would show (loss with synchronous below FULL) cannot be shown by killing a process.
     store = await SqliteStore.open(path)
@@ -112,7 +138,7 @@ async def test_store_urls_name_memory_or_a_file(path: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "memory", "memory:x", "sqlite:", "sqlite::memory:", "sqlite://data/x.db", "sqlite:x?mode=ro", "/data/x.db"]
-    + ["redis://user:secret@host", "sqlite:a\0b"],
+    + ["redis+tls://user:secret@host", "postgres://user:secret@host", "sqlite:a\0b"],
 )
 async def test_other_urls_are_refused_with_what_is_expected_and_no_secret(url: str) -> None:
     with pytest.raises(StoreUrlInvalid, match="sqlite:PATH") as caught:

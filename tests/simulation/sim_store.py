@@ -20,6 +20,8 @@ import attrs
 import trio
 
 from persistence.codec import Codec
+from persistence.leases import Lease, LeaseTable
+from persistence.partitions import PARTITIONS
 from persistence.records import (
     Batch,
     Fence,
@@ -30,7 +32,7 @@ from persistence.records import (
     StoreHealth,
     Tombstone,
 )
-from persistence.store import FenceLost, StoreBroken, StoreFull, StoreUnavailable
+from persistence.store import StoreBroken, StoreFull, StoreUnavailable
 
 
 @attrs.define
@@ -54,11 +56,10 @@ class SimDisk:
         self.batches = 0
         self._codec = Codec()
         self._positions = itertools.count(1)
-        self._fence_number = 0
+        self.leases = LeaseTable(trio.current_time)
 
     def claim(self, owner: str) -> Fence:
-        self._fence_number += 1
-        return Fence(owner, self._fence_number)
+        return self.leases.claim(owner)
 
     def snapshot(self, session_id: str) -> Snapshot | None:
         row = self.rows.get(session_id)
@@ -69,8 +70,7 @@ class SimDisk:
         return [entry for _, entry in sorted(self.logs.get(session_id, {}).items())]
 
     def check_fence(self, fence: Fence) -> None:
-        if fence.number != self._fence_number:
-            raise FenceLost(f"claimed since; fence {fence.number} is over")
+        self.leases.check(range(PARTITIONS), fence)
 
     def apply(self, batch: Batch) -> None:
         """Take a batch over, by the rules of `Store.commit`."""
@@ -171,6 +171,18 @@ class SimStore:
     async def claim(self, owner: str) -> Fence:
         await self._operate(mishaps=False)
         return self.disk.claim(owner)
+
+    async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
+        await self._operate()
+        return self.disk.leases.acquire(partition, owner, ttl_seconds)
+
+    async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
+        await self._operate()
+        return self.disk.leases.renew(lease, ttl_seconds)
+
+    async def release(self, lease: Lease) -> None:
+        await self._operate()
+        self.disk.leases.release(lease)
 
     async def commit(self, batch: Batch) -> None:
         with trio.CancelScope(shield=True):  # once begun, a commit runs to its end

@@ -1,0 +1,227 @@
+"""The servers of a Redis store: which one has a partition, and how all of them are asked at once.
+
+One server, or the primaries of a cluster: whoever asks gives each call the key that it is about, and learns nothing of
+where it went. All calls of a question are written before the first answer is read, so a question over three nodes
+takes as long as the slowest. Nothing is ever sent twice but what a server has declined unread (MOVED).
+
+Knows nothing of the library: a `Channel` is what speaks to one server. Lives in one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import attrs
+
+from persistence.redis_records import slot_of
+from persistence.store import StoreUnavailable
+
+# After a server did not answer, nobody is made to wait for it again so soon: of a hundred loads that queue for the
+# thread, one finds out that the server hangs, and the others are told.
+_PAUSE_SECONDS = 0.25
+
+# How long replicas are waited for. Shorter than the second that a socket may be silent: the answer is to be heard.
+WAIT_MS = 700
+
+# Declined before anything was done, by a node that the slots have left.
+_ELSEWHERE = ("MOVED", "CLUSTERDOWN")
+
+
+@attrs.frozen
+class Declined:
+    """An answer that says no."""
+
+    code: str  # as OOM, READONLY, NOSCRIPT; "ERR" where there is none
+    text: str
+
+
+@attrs.frozen
+class Endpoint:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+
+@attrs.frozen
+class Call:
+    """A command, and the key that decides which server gets it."""
+
+    key: str
+    words: tuple[bytes | str | int | float, ...]
+
+
+class Channel(Protocol):
+    """A connection to one server, opened when it is first needed, and again after it broke."""
+
+    def send(self, commands: Sequence[tuple[bytes | str | int | float, ...]]) -> None:
+        """Write commands. Raises StoreUnavailable."""
+        ...
+
+    def receive(self) -> object:
+        """Read one answer; Declined is one, too. Raises StoreUnavailable."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Nodes:
+    """All servers of a store.
+
+    Args:
+      connect: makes the channel to an endpoint; None: to where the URL says.
+      now: a clock that only runs forward.
+    """
+
+    def __init__(
+        self, connect: Callable[[Endpoint | None], Channel], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._connect = connect
+        self._now = now
+        self._first = connect(None)
+        self._nodes: dict[Endpoint | None, Channel] = {None: self._first}
+        self._slots: list[tuple[int, int, Endpoint | None]] = []  # of a cluster: first slot, last slot, whose
+        self.is_cluster = False
+        self._stale = False
+        self._failed: tuple[float, StoreUnavailable] | None = None
+
+    def use_cluster(self) -> None:
+        """Go by slots from now on."""
+        self.is_cluster = self._stale = True
+
+    def ask(self, calls: Sequence[Call], *, replicas: int = 0) -> list[object]:
+        """Put calls to their servers and give their answers, in the order of the calls.
+
+        Args:
+          replicas: how many replicas of each server must have what was written before this returns.
+
+        Raises:
+          StoreUnavailable: nothing is known of the outcome.
+        """
+        if self._failed is not None and self._now() < self._failed[0]:
+            raise StoreUnavailable(str(self._failed[1]))
+        try:
+            if self._stale:
+                self._learn_slots()
+            answers = self._ask(calls, range(len(calls)), replicas)
+            moved = [place for place, answer in answers.items() if _is_elsewhere(answer)]
+            if moved and self.is_cluster:
+                self._learn_slots()
+                answers |= self._ask(calls, moved, replicas)
+        except StoreUnavailable as error:
+            self._failed = self._now() + _PAUSE_SECONDS, error
+            self.close()
+            raise
+        self._failed = None
+        return [answers[place] for place in range(len(calls))]
+
+    def one_for_each(self, keys: Iterable[str]) -> list[str]:
+        """Choose one key for each server that has some of these.
+
+        Raises:
+          StoreUnavailable
+        """
+        if self._stale:
+            self._learn_slots()
+        return list({self._owner(key): key for key in keys}.values())
+
+    def ask_each(self, *words: str) -> list[object]:
+        """Put one command to every server.
+
+        Raises:
+          StoreUnavailable
+        """
+        try:
+            if self._stale:
+                self._learn_slots()
+            channels = list(dict.fromkeys(self._channel(owner) for _, _, owner in self._slots)) or [self._first]
+            return [self._ask_one(channel, words) for channel in channels]
+        except StoreUnavailable:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of all connections; the next question opens them anew, and asks a cluster for its slots."""
+        for channel in self._nodes.values():
+            channel.close()
+        self._stale = self.is_cluster
+
+    def _ask(self, calls: Sequence[Call], places: Iterable[int], replicas: int) -> dict[int, object]:
+        by_channel: dict[Channel, list[int]] = {}
+        for place in places:
+            by_channel.setdefault(self._channel(self._owner(calls[place].key)), []).append(place)
+        waiting: list[tuple[bytes | str | int | float, ...]] = []
+        if replicas:
+            waiting.append(("WAIT", replicas, WAIT_MS))
+        for channel, mine in by_channel.items():
+            channel.send([*(calls[place].words for place in mine), *waiting])
+        answers: dict[int, object] = {}
+        short: StoreUnavailable | None = None
+        for channel, mine in by_channel.items():
+            for place in mine:
+                answers[place] = channel.receive()
+            if replicas:
+                counted = channel.receive()
+                if not isinstance(counted, int) or counted < replicas:
+                    short = StoreUnavailable(f"{counted} of {replicas} replicas have it so far")
+        # What was refused is told first: nothing was written then, and nothing is to be counted.
+        if short is not None and not any(_is_refused(answer) for answer in answers.values()):
+            raise short
+        return answers
+
+    def _owner(self, key: str) -> Endpoint | None:
+        if not self.is_cluster:
+            return None
+        slot = slot_of(key)
+        for first, last, owner in self._slots:
+            if first <= slot <= last:
+                return owner
+        raise StoreUnavailable(f"no server of the cluster has slot {slot}")
+
+    def _channel(self, owner: Endpoint | None) -> Channel:
+        channel = self._nodes.get(owner)
+        if channel is None:
+            channel = self._nodes[owner] = self._connect(owner)
+        return channel
+
+    def _ask_one(self, channel: Channel, words: tuple[str, ...]) -> object:
+        channel.send([words])
+        return channel.receive()
+
+    def _learn_slots(self) -> None:
+        """Ask any server that answers who has what."""
+        failure = StoreUnavailable("no server of the cluster answers")
+        for endpoint, channel in list(self._nodes.items()):
+            try:
+                answer = self._ask_one(channel, ("CLUSTER", "SLOTS"))
+            except StoreUnavailable as error:
+                channel.close()
+                failure = error
+                continue
+            if isinstance(answer, list) and answer:
+                self._adopt(answer, endpoint)
+                return
+        raise failure
+
+    def _adopt(self, answer: list[object], asked: Endpoint | None) -> None:
+        slots: list[tuple[int, int, Endpoint | None]] = []
+        for row in answer:
+            assert isinstance(row, list), row
+            first, last, primary = row[:3]
+            host = (primary[0] or b"").decode()
+            # A node that was told no name of its own is reached as it was reached.
+            slots.append((first, last, Endpoint(host, primary[1]) if host else asked))
+        gone = self._nodes.keys() - {None} - {owner for _, _, owner in slots}
+        for endpoint in gone:
+            self._nodes.pop(endpoint).close()
+        self._slots, self._stale = slots, False
+
+
+def _is_elsewhere(answer: object) -> bool:
+    return isinstance(answer, Declined) and answer.code in _ELSEWHERE
+
+
+def _is_refused(answer: object) -> bool:
+    return isinstance(answer, Declined) or (isinstance(answer, list) and bool(answer) and answer[0] != b"done")

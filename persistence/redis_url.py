@@ -1,0 +1,161 @@
+"""The URL of a Redis store: where the server is, and how sessions are kept there. Pure.
+
+    redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?OPTIONS]     rediss://...   the same over TLS
+    unix://[USER[:PASSWORD]@]/PATH/OF/SOCKET[?db=DATABASE&OPTIONS]
+
+These are the schemes of redis-py; `redis+unix:`, as other clients say, is taken for `unix:`. The options are ours, and
+those of redis-py's own that this store leaves to the operator: unknown ones are refused, because redis-py's include
+retries and timeouts, on which this store's promises rest.
+
+    level=redis|replicated    replicas=N     prefix=TEXT    unsafe=eviction,no-aof
+    ssl_ca_certs=FILE         ssl_certfile=FILE             ssl_keyfile=FILE
+
+A URL holds a password: nothing here repeats one, in no error and no repr.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import attrs
+
+from persistence.store import StoreUrlInvalid
+
+SCHEMES = ("redis", "rediss", "unix", "redis+unix")
+EXPECTED = '"redis://HOST:PORT/DATABASE", "rediss://..." or "unix:///PATH/OF/SOCKET"'
+LEVELS = ("redis", "replicated")
+EVICTION, NO_AOF = "eviction", "no-aof"  # what `unsafe` can allow
+
+PORT = 6379
+PREFIX = "rr"
+REPLICAS_MAX = 16
+
+_UNSAFE = (EVICTION, NO_AOF)
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_OPTIONS = ("db", "level", "replicas", "prefix", "unsafe", *_FILES)
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+@attrs.frozen(kw_only=True)
+class RedisPlace:
+    """Where a Redis store is, and what it promises there."""
+
+    scheme: str  # redis, rediss or unix
+    host: str = ""
+    port: int = PORT
+    path: str = ""  # of a socket: in place of host and port
+    database: int = 0
+    username: str | None = attrs.field(default=None, repr=False)
+    password: str | None = attrs.field(default=None, repr=False)
+    level: str = "redis"
+    replicas: int = 0  # which must have a commit before it is acknowledged
+    prefix: str = PREFIX  # what all keys begin with: for tenants of one server
+    unsafe: frozenset[str] = frozenset()  # what else would be refused at the start
+    files: Mapping[str, str] = attrs.field(factory=dict)  # of certificates, by redis-py's name
+
+    @property
+    def shown(self) -> str:
+        """The URL, without user, password and what is about certificates."""
+        where = self.path or f"{_bracketed(self.host)}:{self.port}"
+        database = f"/{self.database}" if self.database and not self.path else ""
+        options = [f"db={self.database}"] if self.database and self.path else []
+        options += [f"level=replicated&replicas={self.replicas}"] if self.replicas else []
+        options += [f"prefix={self.prefix}"] if self.prefix != PREFIX else []
+        return f"{self.scheme}://{where}{database}{'?' if options else ''}{'&'.join(options)}"
+
+
+def is_redis_url(url: str) -> bool:
+    """Say whether a store URL is for this store."""
+    scheme, colon, _ = url.partition(":")
+    return bool(colon) and scheme in SCHEMES
+
+
+def read_redis_url(url: str) -> RedisPlace:
+    """Read a store URL.
+
+    Raises:
+      StoreUrlInvalid: with what is expected, and nothing of what the URL says.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        found = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=20)
+    except ValueError:  # its text quotes parts of the URL
+        raise _invalid("the URL cannot be understood") from None
+    options = dict(found)
+    if len(options) < len(found) or parts.fragment or "\0" in unquote(url):
+        raise _invalid("an option is there twice, or there is a #fragment or a zero byte")
+    if not options.keys() <= set(_OPTIONS):
+        raise _invalid(f"there is an option beside {', '.join(_OPTIONS)}")
+    unix = parts.scheme in ("unix", "redis+unix")
+    host, path = _where(parts, unix=unix)
+    level, replicas = _level(options)
+    return RedisPlace(
+        scheme="unix" if unix else parts.scheme,
+        host=host,
+        port=port or PORT,
+        path=path,
+        database=_database(parts, options, unix=unix),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        level=level,
+        replicas=replicas,
+        prefix=_prefix(options),
+        unsafe=_unsafe(options),
+        files={name: options[name] for name in _FILES if options.get(name)},
+    )
+
+
+def _where(parts: SplitResult, *, unix: bool) -> tuple[str, str]:
+    host = parts.hostname or ""
+    if not unix:
+        return host or "localhost", ""
+    path = unquote(parts.path)
+    if host or not path.startswith("/") or path == "/":
+        raise _invalid("a socket is named by its whole path, with three slashes: unix:///run/redis.sock")
+    return "", path
+
+
+def _database(parts: SplitResult, options: Mapping[str, str], *, unix: bool) -> int:
+    text = options.get("db") or ("" if unix else parts.path.strip("/")) or "0"
+    if not text.isdecimal() or not text.isascii() or len(text) > 5:
+        raise _invalid("the database is a number")
+    return int(text)
+
+
+def _level(options: Mapping[str, str]) -> tuple[str, int]:
+    level = options.get("level", "redis")
+    if level not in LEVELS:
+        raise _invalid(f"level is one of {', '.join(LEVELS)}")
+    text = options.get("replicas", "1")
+    if level == "redis":
+        if "replicas" in options:
+            raise _invalid("replicas are counted with level=replicated")
+        return level, 0
+    if not text.isdecimal() or not text.isascii() or len(text) > 2 or not 1 <= int(text) <= REPLICAS_MAX:
+        raise _invalid(f"replicas is a number from 1 to {REPLICAS_MAX}")
+    return level, int(text)
+
+
+def _prefix(options: Mapping[str, str]) -> str:
+    prefix = options.get("prefix", PREFIX)
+    if not _PREFIX.fullmatch(prefix):
+        raise _invalid("prefix has letters, digits and _ . : -, at most 64")
+    return prefix
+
+
+def _unsafe(options: Mapping[str, str]) -> frozenset[str]:
+    unsafe = frozenset(word for word in options.get("unsafe", "").split(",") if word)
+    if not unsafe <= set(_UNSAFE):
+        raise _invalid(f"unsafe lists some of {', '.join(_UNSAFE)}")
+    return unsafe
+
+
+def _invalid(problem: str) -> StoreUrlInvalid:
+    return StoreUrlInvalid(f"the URL of a Redis store: {problem}; expected {EXPECTED}")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
