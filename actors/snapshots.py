@@ -7,7 +7,7 @@ forgotten by a restart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -116,7 +116,7 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
     )
 
 
-def _log(epoch: int, next_sequence: int, trimmed_through: int, segments: list[list[int]]) -> LogState:
+def _log(epoch: int, next_sequence: int, trimmed_through: int, segments: Sequence[Sequence[int]] = ()) -> LogState:
     return LogState(epoch, next_sequence, trimmed_through, tuple((last, size) for last, size in segments))
 
 

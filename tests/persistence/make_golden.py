@@ -54,7 +54,7 @@ FIELDS: dict[str, object] = {
     "setup": {"logging/setLevel": b'{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"info"}}'},
     "streams": [[0, None, 3, False], [1, 7, 2, False]],
     "next_stream": 2,
-    "log": [3735928559, 4, 1],
+    "log": [3735928559, 4, 1, [[3, 512]]],
     "calls": [[7, "tools/call", "search", 1763700090.0, None, 1, 0.0, "cursor-9"]],
     "asks": [["ask-1", 12, "sampling/createMessage", 1, False]],
     "standalone_cursor": "cursor-3",
