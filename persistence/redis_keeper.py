@@ -23,6 +23,7 @@ import structlog
 from msgspec.structs import replace
 
 from persistence import redis_records, redis_scripts
+from persistence.canary import CANARY
 from persistence.codec import Codec
 from persistence.leases import Lease, check_partition, check_ttl, draw_nonce, lost, ran_out
 from persistence.partitions import PARTITIONS, partition_of
@@ -103,6 +104,8 @@ class RedisKeeper:
                 " prefix"
             )
         self._uuid = text[0]
+        [canary] = self._answers(self.nodes.ask([Call(self._meta, ("HGET", self._meta, CANARY))]))
+        self.codec.check_canary(canary if isinstance(canary, bytes) else None, self._place.shown)
         self._begin_partitions(generation=int(text[3] or 0))
 
     def claim(self, owner: str) -> Fence:
@@ -112,6 +115,9 @@ class RedisKeeper:
             answers = self._ask_partitions(redis_scripts.CLAIM, self._nonce, number, owner)
             behind = [int(answer[1]) for answer in answers if answer[0] == b"behind"]
             if not behind:
+                canary = self.codec.canary()
+                if canary is not None:
+                    self._note(redis_scripts.KEEP, CANARY, canary)
                 self._note(redis_scripts.NOTE, "generation", number)
                 self._generation = number
                 return Fence(owner, number, self._nonce)
@@ -284,7 +290,7 @@ class RedisKeeper:
             numbers.append(int(number))
         return numbers
 
-    def _note(self, script: str, field: str, value: int) -> int:
+    def _note(self, script: str, field: str, value: int | bytes) -> int:
         call = self._call(script, self._meta, self._uuid, field, value)
         [answer] = self._answers(self.nodes.ask([call], replicas=self._place.replicas))
         if self._list(answer)[0] == b"foreign":

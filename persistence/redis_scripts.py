@@ -305,6 +305,15 @@ if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) <= tonumber(ARGV[3]) then
 end
 return {'done', redis.call('HGET', KEYS[1], 'generation')}
 """
+# The same arguments; any value.
+KEEP = (
+    _FREEING
+    + """
+if redis.call('HGET', KEYS[1], 'uuid') ~= ARGV[1] then return {'foreign', KEYS[1]} end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+return {'done', 0}
+"""
+)
 NOTE = _FREEING + _NOTE
 PROBE = _WRITING + _NOTE  # is refused where a commit would be
 
@@ -322,6 +331,7 @@ ALL = (
     RENEW,
     RELEASE,
     FOUND,
+    KEEP,
     NOTE,
     PROBE,
 )
