@@ -96,7 +96,7 @@ def _in_words(expected: str) -> str:
         return "visible ASCII characters without spaces"
     kinds, _, rest = expected.replace("`", "").partition(" of length ")
     if rest:
-        return f"{_in_words(kinds)} of length {rest}"
+        return f"{_in_words(kinds)} of {rest.replace('<=', 'at most')} characters"
     kinds, sign, bound = kinds.partition(" >= ") if " >= " in kinds else kinds.partition(" <= ")
     words = " or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | "))
     least = "at least" if sign == " >= " else "at most"

@@ -24,7 +24,7 @@ from persistence.document import SECRETS_INCLUDED, SECRETS_REDACTED, SESSION_BYT
 from persistence.opening import open_store
 from persistence.portable import SessionRecords, TooLarge, read_entries
 from persistence.records import Snapshot, SnapshotHeader
-from persistence.store import SnapshotCorrupt, SnapshotTooNew, Store, StoreInvalid
+from persistence.store import SnapshotCorrupt, SnapshotTooNew, Store, StoreError, StoreInvalid
 
 _PAGE_SESSIONS = 1000
 # Read at a time: a store's thread then finds the next job when it has done one, in place of waiting for the loop.
@@ -132,22 +132,27 @@ class _Export:
 
     async def _write_sessions(self, headers: Sequence[SnapshotHeader]) -> None:
         snapshots: dict[str, Snapshot] = {}
+        failures: list[StoreError] = []
         async with trio.open_nursery() as nursery:
             for header in headers:
-                nursery.start_soon(self._load, header.session_id, snapshots)
+                nursery.start_soon(self._load, header.session_id, snapshots, failures)
+        if failures:
+            raise failures[0]  # not in a group: all of them say the same
         for header in headers:  # logs one after the other: they are the large part
             snapshot = snapshots.pop(header.session_id, None)
             if snapshot is not None:
                 await self._write_session(snapshot)
 
-    async def _load(self, session_id: str, snapshots: dict[str, Snapshot]) -> None:
+    async def _load(self, session_id: str, snapshots: dict[str, Snapshot], failures: list[StoreError]) -> None:
         try:
             snapshot = await self._store.load(session_id)
         except (SnapshotCorrupt, SnapshotTooNew) as error:
             self._leave_out(session_id, error)
-            return
-        if snapshot is not None:  # else it has ended since
-            snapshots[session_id] = snapshot
+        except StoreError as error:
+            failures.append(error)
+        else:
+            if snapshot is not None:  # else it has ended since
+                snapshots[session_id] = snapshot
 
     async def _write_session(self, snapshot: Snapshot) -> None:
         session_id = snapshot.header.session_id

@@ -12,7 +12,6 @@ core) is not loaded by other commands.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +31,7 @@ from persistence.store import StoreError
 
 INCOMPLETE = 1
 STDOUT = "-"
+_STDOUT_DESCRIPTOR = 1
 _LEFT_OUT_SHOWN_MAX = 10
 _SIDE_FILES = ("", "-wal", "-shm", "-journal", "-ballast")  # what a SQLite store has beside its file
 
@@ -96,7 +96,7 @@ def _output(output: str) -> Iterator[BinaryIO]:
         return
     # Without a buffer: a thread that writes to a pipe may be left behind, and must not hold a lock that the end of the
     # process waits for.
-    with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stdout:
+    with open(_STDOUT_DESCRIPTOR, "wb", buffering=0, closefd=False) as stdout:
         yield stdout
 
 
