@@ -83,6 +83,8 @@ def check_session(session: PortableSession) -> None:
     _check_names(session)
     _check_initialized(session)
     streams = _check_streams(session)
+    if session.shown_offset >= streams.get(STANDALONE_STREAM, PortableStream(STANDALONE_STREAM)).next_offset:
+        raise Misfit("shownOffset", f"is not below nextOffset of stream {STANDALONE_STREAM}")
     _check_users_of_streams(session, streams)
     _check_log(session, streams)
 

@@ -100,7 +100,7 @@ class _Tally:
     entries: int = 0
     expired: int = 0
     ignored: dict[str, None] = attrs.field(factory=dict)  # in the order in which they came
-    members: dict[str, object] = attrs.field(factory=dict)
+    counts: object = None  # as the document has them
 
 
 class _Import:
@@ -123,10 +123,11 @@ class _Import:
             async for part in parts:
                 if isinstance(part, Member):
                     _check_member(part)
-                    self._tally.members[part.name] = part.value
+                    if part.name == "counts":
+                        self._tally.counts = part.value
                 else:
                     self._check_session(part)
-        _check_counts(self._tally.members.get("counts"), len(self._indexes), self._tally.entries)
+        _check_counts(self._tally.counts, len(self._indexes), self._tally.entries)
 
     async def write(self, store: Store) -> Imported:
         """Look whether the ids are free, and write."""

@@ -35,6 +35,7 @@ SECRETS_REDACTED = "redacted"
 # altogether is refused before it has filled the memory.
 SESSION_BYTES_MAX = 512 << 20
 _MEMBER_BYTES_MAX = 1 << 20  # format, version, counts: some hundred bytes
+_MEMBERS_MAX = 100
 
 
 class DocumentInvalid(Exception):
@@ -214,6 +215,8 @@ class DocumentReader:
             return None
         if name in self._seen:
             raise DocumentInvalid(name, "is there twice")
+        if len(self._seen) == _MEMBERS_MAX:
+            raise DocumentInvalid("", f"the document has more than {_MEMBERS_MAX} fields")
         if name == "sessions":
             self._open_elements(start)
             return None

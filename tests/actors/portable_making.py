@@ -7,7 +7,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from actors import messages as say
-from actors.ids import Principal, SessionId
+from actors.ids import STANDALONE_STREAM, Principal, SessionId
 from actors.portable_session import Defaults
 from actors.snapshots import to_snapshot
 from actors.state import Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
@@ -79,6 +79,8 @@ def lived(begins_open: bool, steps: list[tuple[Callable[[int], say.Command], flo
             LogEntry(session.state.session_id, event.sequence, event.stream, event.offset, event.at_unix_s, event.body)
             for event in session.events(say.MessageLogged)
         ]
-    state = session.state
+    own = session.state.streams.get(STANDALONE_STREAM)  # the steps note what never was; a shell does not
+    shown_offset = min(session.state.shown_offset, own.last_offset if own is not None else 0)
+    state = replace(session.state, shown_offset=shown_offset)
     kept = [e for e in entries if e.sequence > state.log.trimmed_through and e.stream in state.streams]
     return SessionRecords(to_snapshot(state), tuple(kept))

@@ -201,6 +201,7 @@ BAD: list[tuple[Any, str]] = [
         {**DOCUMENTED, "setup": [{"key": "a", "message": ""}, {"key": "a", "message": ""}]},
         "setup[1].key: is there twice",
     ),
+    ({**DOCUMENTED, "shownOffset": 1}, "shownOffset: is not below nextOffset of stream 0"),
     ({**DOCUMENTED, "log": {"trimmedThrough": 1}}, "log.trimmedThrough: is not below nextSequence, 1"),
     ({**DOCUMENTED, "log": {"epoch": -1}}, "log.epoch: expected an integer of at least 0, got -1"),
     (b'{"id": "x"', "not valid JSON"),

@@ -118,6 +118,7 @@ def test_no_more_is_held_than_one_session_may_have() -> None:
     assert len(elements(read(text.encode(), [], session_bytes_max=250))) == 2
 
 
-def test_an_endless_member_is_refused() -> None:
+def test_endless_members_are_refused() -> None:
+    assert refusal(json.dumps(dict.fromkeys(map(str, range(101))))) == "the document has more than 100 fields"
     assert refusal('{"note": "' + "x" * (1 << 21)) == "note: is longer than 1048576 bytes"
     assert "expected a name" in refusal('{"' + "x" * (1 << 21))
