@@ -43,8 +43,11 @@ if TYPE_CHECKING:
     from actors.registry import Draining, SessionNotFound, TooManySessions
     from actors.runtime import Runtime, RuntimeOptions, open_runtime, run_runtime
     from actors.state import Limits, SessionState
+    from outlast.exporting import Exported, export_sessions
+    from outlast.importing import Imported, import_sessions
     from outlast.serving import Serving, serve
     from outlast.settings import Settings
+    from persistence.document import DocumentInvalid
 
 __version__ = "0.1.0"
 
@@ -62,8 +65,11 @@ _ROOMS = {
     "actors.registry": ("Draining", "SessionNotFound", "TooManySessions"),
     "actors.runtime": ("Runtime", "RuntimeOptions", "open_runtime", "run_runtime"),
     "actors.state": ("Limits", "SessionState"),
+    "outlast.exporting": ("Exported", "export_sessions"),
+    "outlast.importing": ("Imported", "import_sessions"),
     "outlast.serving": ("Serving", "serve"),
     "outlast.settings": ("Settings",),
+    "persistence.document": ("DocumentInvalid",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -89,10 +95,13 @@ __all__ = [
     "ConnectFailed",
     "ConnectRejected",
     "CursorLost",
+    "DocumentInvalid",
     "Draining",
     "Established",
     "Event",
+    "Exported",
     "Failure",
+    "Imported",
     "Inbox",
     "InvalidEventId",
     "Limits",
@@ -112,6 +121,8 @@ __all__ = [
     "TooManySessions",
     "Unkeepable",
     "connect_to",
+    "export_sessions",
+    "import_sessions",
     "jsonrpc",
     "open_runtime",
     "run_runtime",

@@ -1,4 +1,4 @@
-"""The command line: `outlast serve`, `health`, `keygen`, `rekey`, `--version`.
+"""The command line: `outlast serve`, `export`, `import`, `health`, `keygen`, `rekey`, `--version`.
 
 Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
 command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
@@ -181,6 +181,69 @@ def _gateway() -> Serve:
     from outlast.serving import serve
 
     return serve
+
+
+def _store_flags(command: Callable[..., int]) -> Callable[..., int]:
+    """Add what says which store is meant, in the same words as `serve`."""
+    return _config_option(_setting_flag(facts()["store"])(command))
+
+
+_MOVING_EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  done, but for some sessions; stderr says which
+  2  bad input (flags, document, store); nothing was written,
+     or stderr says what was
+  3  the store's device failed, or the store was taken over"""
+
+
+@_program.command("export", short_help="Write all sessions of a store as one JSON document.", epilog=_MOVING_EXIT_CODES)
+@_store_flags
+@click.option("--output", default="-", metavar="FILE", help="Where to write; - is stdout.  [-]")
+@click.option("--with-secrets", is_flag=True, help="Leave nothing out, so that the document can be imported.")
+def _export_command(config: Path | None, store: str | None, output: str, with_secrets: bool) -> int:
+    """Write all sessions of a store as one JSON document.
+
+    Without --with-secrets it is for looking at: ids of sessions, messages and credentials are left out. With it, the
+    document can be imported, and who has it has the sessions. The store must not be in use by a gateway.
+    """
+    settings = _store_settings(config, store)
+    if isinstance(settings, int):
+        return settings
+    from outlast.moving import run_export
+
+    return run_export(settings, output, with_secrets=with_secrets, tell=_tell, refuse=_refuse)
+
+
+@_program.command("import", short_help="Write the sessions of a document into a store.", epilog=_MOVING_EXIT_CODES)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_store_flags
+@click.option("--replace", is_flag=True, help="Replace sessions that the store has already.")
+def _import_command(file: Path, config: Path | None, store: str | None, replace: bool) -> int:
+    """Write the sessions of a document into a store.
+
+    All of the document is checked before anything is written; what is wrong is named by its path in it. The store
+    must not be in use by a gateway. With --store memory: the document is checked, and nothing else.
+    """
+    settings = _store_settings(config, store)
+    if isinstance(settings, int):
+        return settings
+    from outlast.moving import run_import
+
+    return run_import(settings, file, replace=replace, tell=_tell, refuse=_refuse)
+
+
+def _store_settings(config: Path | None, store: str | None) -> Settings | int:
+    from outlast.sources import SettingsInvalid, load_settings
+
+    try:
+        return load_settings(config=config, environment=os.environ, flags={} if store is None else {"store": store})
+    except SettingsInvalid as error:
+        return _refuse(*error.lines)
+
+
+def _tell(line: str) -> None:
+    click.echo(f"{PROGRAM}: {line}", err=True)  # stdout may be the document
 
 
 @_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
