@@ -66,7 +66,7 @@ def to_portable(snapshot: Snapshot, entries: Sequence[LogEntry]) -> schema.Porta
         metadata=to_json_value(state.metadata),
         opened=state.opened,
         failure=_failure_of(state),
-        principal=schema.PortablePrincipal(*attrs.astuple(state.principal)),
+        principal=schema.PortablePrincipal(state.principal.issuer, state.principal.client, state.principal.subject),
         revision=state.revision,
         handshake=_handshake_of(state),
         setup=tuple(schema.PortableSetup(key, _text(raw)) for key, raw in state.setup.items()),
