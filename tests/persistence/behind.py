@@ -17,7 +17,10 @@ from persistence.store import Store, StoreUnavailable
 from tests.persistence.faulty import FaultyStore
 from tests.persistence.places import Place
 
-AWAY = StoreUnavailable("away")
+
+def away() -> StoreUnavailable:
+    """What an absent store says; a new one each time, since an exception remembers where it was raised."""
+    return StoreUnavailable("away")
 
 
 @attrs.define
@@ -74,7 +77,7 @@ class Bench:
     adopted: list[str]
 
     def begin_outage(self) -> None:
-        self.faulty.begin_outage(AWAY)
+        self.faulty.begin_outage(away())
 
     async def end_outage(self) -> None:
         """Let the store answer, and wait until nothing is in memory only."""
@@ -101,7 +104,7 @@ async def open_bench(
     disk = disk or MemoryStore()
     faulty = FaultyStore(disk, commit_seconds=commit_seconds)
     if absent:
-        faulty.begin_outage(AWAY)
+        faulty.begin_outage(away())
     adopted: list[str] = []
 
     def adopt(headers: Any) -> None:
