@@ -4,7 +4,7 @@ Plain data and arithmetic; `degrading.py` does the waiting. It keeps what a stor
 commits, no more: of a session's snapshots the newest, the entries that no trim has reached, how far it was trimmed,
 or nothing but its tombstone. So its size follows the number of sessions, not the length of the outage. It is bounded
 in rows and in bytes; a commit that would let it grow beyond is refused whole (`StoreFull`), one that makes it smaller
-never is.
+never is. Of sessions that ended before, it knows nothing: a late write of theirs is held, and ignored by the store.
 
 Snapshots are sealed as on disk: nothing is shared with a session's present, and what no store could take is refused
 at once, not when the store is back.
