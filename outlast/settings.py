@@ -165,7 +165,7 @@ class Settings:
         "while the store is away: refuse what would have to be kept, or go on from memory (degrade)",
     )
     store_outage_patience_seconds: float = _setting(
-        seconds(0, 60), 1.0, "with degrade: how long to insist on a store that does not answer, before"
+        seconds(0, 60), 1.0, "how long to insist on a store that does not answer before degrading (with degrade)"
     )
     servers: Mapping[str, Target] = _setting(
         SERVERS,

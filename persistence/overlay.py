@@ -16,20 +16,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
+import msgspec
+from msgspec.structs import replace
 
 from persistence.codec import Codec
 from persistence.records import Batch, Fence, LogEntry, Snapshot, SnapshotHeader, Tombstone, Trim
 from persistence.store import StoreFull
 
+_NO_ENTRIES: Mapping[int, LogEntry] = MappingProxyType({})
 
-@attrs.frozen
-class Held:
-    """What is held of one session; replaced whole when it changes."""
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """What is held of one session; replaced whole when it changes.
+
+    A msgspec.Struct, since each commit makes one or two for each session; and there may be a hundred thousand.
+    """
 
     number: int  # rises with each session that comes in: its position when scanning
     header: SnapshotHeader | None = None
     record: bytes = b""  # the sealed snapshot, if there is a header
-    entries: Mapping[int, LogEntry] = MappingProxyType({})  # by sequence
+    entries: Mapping[int, LogEntry] = _NO_ENTRIES  # by sequence
     trimmed_through: int = 0  # the store, too, is to forget up to here
     tombstone: Tombstone | None = None  # then nothing else is held
     rows: int = 0
@@ -43,18 +49,14 @@ class Held:
             if entry.sequence > self.trimmed_through and entry.sequence not in self.entries
         }
         body_bytes = sum([len(entry.body) for entry in new.values()])
-        return attrs.evolve(
-            self, entries={**self.entries, **new}, rows=self.rows + len(new), size=self.size + body_bytes
-        )
+        return replace(self, entries={**self.entries, **new}, rows=self.rows + len(new), size=self.size + body_bytes)
 
     def showing(self, header: SnapshotHeader, record: bytes) -> Held:
         """Give this with a snapshot, if it is newer."""
         if self.header is not None and self.header.revision >= header.revision:
             return self
         rows = self.rows + (self.header is None)
-        return attrs.evolve(
-            self, header=header, record=record, rows=rows, size=self.size - len(self.record) + len(record)
-        )
+        return replace(self, header=header, record=record, rows=rows, size=self.size - len(self.record) + len(record))
 
     def trimmed(self, through_sequence: int) -> Held:
         """Give this without the entries up to a sequence."""
@@ -64,7 +66,7 @@ class Held:
         kept = {sequence: entry for sequence, entry in self.entries.items() if sequence > through_sequence}
         rows = self.rows - len(gone) + (self.trimmed_through == 0)
         size = self.size - sum([len(entry.body) for entry in gone])
-        return attrs.evolve(self, entries=kept, trimmed_through=through_sequence, rows=rows, size=size)
+        return replace(self, entries=kept, trimmed_through=through_sequence, rows=rows, size=size)
 
 
 @attrs.frozen
