@@ -7,7 +7,7 @@ still loading.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 import structlog
@@ -46,6 +46,13 @@ class Draining(Exception):
     """The runtime is going down: nothing new is taken. Try again in a moment."""
 
 
+class NotKnownYet(Draining):
+    """Whether there is such a session cannot be said, since the store was away at the start. Try again in a moment.
+
+    A kind of `Draining`, because whoever asks is to do the same; clients take "not found" for gone for good.
+    """
+
+
 @attrs.frozen
 class RegistryStatistics:
     """How many sessions there are, by where they are."""
@@ -69,12 +76,18 @@ class Registry:
         self._turned_away = 0
         self._draining = False
         self._all_gone = trio.Event()
+        self.knows_all: Callable[[], bool] = _always  # whether every stored session has been told of
 
     # ---- the index ----
 
     def learn(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add stored sessions to the index."""
         self._index.update((SessionId(header.session_id), header) for header in headers)
+
+    def adopt(self, headers: Iterable[SnapshotHeader]) -> None:
+        """Add sessions that were stored all the while, but not known; what is in the index already is fresher."""
+        for header in headers:
+            self._index.setdefault(SessionId(header.session_id), header)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -120,9 +133,12 @@ class Registry:
 
         Raises:
           SessionNotFound: unknown, ended, expired, uninitialized, another principal's or another server's.
+          NotKnownYet: unknown, but the store has not told of all its sessions.
           Draining
         """
         header = self._index.get(session_id)
+        if header is None and not self.knows_all():
+            raise NotKnownYet("the store did not answer at the start, so not all sessions are known; try again")
         if header is None or header.owner != principal.digest or server_id not in (None, header.server_id):
             raise SessionNotFound("no such session")
         actor = self._residents.get(session_id)
@@ -225,3 +241,7 @@ class Registry:
         """Count the sessions."""
         uninitialized = sum(1 for header in self._index.values() if header.failure)
         return RegistryStatistics(len(self._index), len(self._residents), uninitialized, self._turned_away)
+
+
+def _always() -> bool:
+    return True

@@ -8,7 +8,8 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import attrs
 import structlog
@@ -31,6 +32,7 @@ from actors.state import NOTHING, Limits, LogState, SessionState
 from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.codec import Codec
+from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
 from persistence.opening import open_store
 from persistence.records import SnapshotHeader
 from persistence.resealing import Resealable
@@ -55,6 +57,8 @@ class RuntimeOptions:
     connect_seconds_max: float = 10.0  # for one attempt to open a link
     backoff: Backoff = Backoff()  # between attempts
     store_wait_seconds: float = 5.0  # who waits longer for the store is told that the outcome is in doubt
+    store_outage: Literal["refuse", "degrade"] = "refuse"  # acknowledge nothing meanwhile, or go on from memory
+    store_outage_patience_seconds: float = PATIENCE_SECONDS  # with `degrade`: how long to insist before
     stop_seconds_max: float = 5.0  # for the actors to leave, and again for the last flush
     gate_open_always: bool = False  # a negative control for tests: replies outrun their commits, a crash loses facts
 
@@ -76,6 +80,11 @@ class Runtime:
     @property
     def writer(self) -> Writer:
         return self._shared.writer
+
+    @property
+    def degraded(self) -> Degraded | None:
+        """What would be lost now, while the store is away and the runtime goes on from memory; None: nothing."""
+        return self.store.degraded if isinstance(self.store, DegradingStore) else None
 
     def session(
         self, session_id: str, *, principal: Principal = ANONYMOUS, server_id: str | None = None
@@ -171,7 +180,8 @@ async def open_runtime(
     """Run a session runtime for the length of a block.
 
     Args:
-      store: a store URL (`memory:`, `sqlite:PATH`), or an open store, which this then closes.
+      store: a store URL (`memory:`, `sqlite:PATH`), or an open store, which this then closes. With the option
+        `store_outage="degrade"` a store that does not answer begins in memory; what it holds is known when it does.
       codec: how records are sealed in the store that a URL names; None: as they are. An open store has its own.
       connect: opens a session's link; None: sessions talk to nothing (they still have values and events).
       options: how it behaves.
@@ -180,10 +190,11 @@ async def open_runtime(
     Raises:
       StoreUrlInvalid, StoreInvalid, StoreInUse, StoreUnavailable: before the block.
       StoreBroken, FenceLost: out of the block, which is cancelled: the process must stop acknowledging, and end.
+        Any StoreError of a store that was away and is back, but cannot be used.
 
     Cancellation: actors leave memory and what was said is flushed, within `stop_seconds_max` each, before it passes on.
     """
-    kept = await open_store(store, codec=codec) if isinstance(store, str) else store
+    kept = await _open(store, codec, options)
     raised: BaseException | None = None
     try:
         fence = await kept.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
@@ -208,6 +219,9 @@ async def open_runtime(
                 )
                 registry = Registry(shared, living, sessions_max=options.sessions_max)
                 await _index(kept, registry)
+                if isinstance(kept, DegradingStore):
+                    kept.on_adopted, registry.knows_all = registry.adopt, lambda: kept.knows_all
+                    await keeping.start(kept.run)
                 runtime = Runtime(shared, registry, options)
                 _start_keepers(runtime, options, keeping, progress, restore=options.restore and connect is not None)
                 try:
@@ -245,6 +259,19 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(inner)
     else:
         yield error
+
+
+async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions) -> Store:
+    """Open the store, with what its outage policy puts in front of it."""
+    if options.store_outage == "refuse":
+        return await open_store(store, codec=codec) if isinstance(store, str) else store
+
+    async def open_primary() -> Store:
+        await trio.lowlevel.checkpoint()
+        return await open_store(store, codec=codec) if isinstance(store, str) else store
+
+    name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
+    return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
 
 
 async def _index(store: Store, registry: Registry) -> None:
@@ -287,7 +314,14 @@ def _start_keepers(
             sessions_max=options.resident_sessions_max,
             progress=progress,
         )
-        nursery.start_soon(supervise, ChildSpec("restorer", runtime.restorer.run))
+        nursery.start_soon(supervise, ChildSpec("restorer", partial(_restore, runtime.restorer, runtime.store)))
+
+
+async def _restore(restorer: Restorer, store: Store) -> None:
+    """Restore the stored sessions, once it is known which those are."""
+    if isinstance(store, DegradingStore):
+        await store.wait_known()
+    await restorer.run()
 
 
 async def run_runtime(

@@ -64,7 +64,7 @@ async def serve(
     Raises:
       OSError: the address cannot be listened on. Nothing was written.
       StoreInUse, StoreInvalid, StoreUnavailable: the store cannot be used, or not with these keys. Nothing was
-        written.
+        written. (Where the outage policy is `degrade`, one that does not answer is no reason to stop.)
       StoreBroken, FenceLost: while running; the process is to end.
     """
     begun = trio.current_time()
@@ -173,6 +173,8 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         restore_permits=settings.restore_permits,
         restore_permits_per_server=settings.restore_permits_per_server,
         connect_seconds_max=settings.connect_seconds_max,
+        store_outage="degrade" if settings.store_outage == "degrade" else "refuse",
+        store_outage_patience_seconds=settings.store_outage_patience_seconds,
     )
 
 

@@ -168,6 +168,16 @@ class Settings:
         flag=True,
         default_text="REDIS_URL, or sqlite:DATA_DIRECTORY/outlast.db",
     )
+    # Degrading is for those who would rather lose sessions in a crash than turn clients away meanwhile: to be
+    # chosen, never assumed. Patience is short of the 5 s after which callers are told that the outcome is in doubt.
+    store_outage: str = _setting(
+        choice("refuse", "degrade"),
+        "refuse",
+        "while the store is away: refuse what would have to be kept, or go on from memory (degrade)",
+    )
+    store_outage_patience_seconds: float = _setting(
+        seconds(0, 60), 1.0, "how long to insist on a store that does not answer before degrading (with degrade)"
+    )
     servers: Mapping[str, Target] = _setting(
         SERVERS,
         attrs.Factory(lambda: MappingProxyType({})),

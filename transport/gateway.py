@@ -89,7 +89,10 @@ class Gateway:
 
     async def _ready(self, exchange: Exchange, extra: Headers) -> None:
         reason = self._not_ready_reason()
-        status = {"status": "ready"} if not reason else {"status": "not ready", "reason": reason}
+        status: dict[str, object] = {"status": "ready"} if not reason else {"status": "not ready", "reason": reason}
+        degraded = self._runtime.degraded
+        if degraded is not None:  # ready all the same: that is what the operator chose
+            status["degraded"] = {"since_unix_s": degraded.since_unix_s, "facts_not_durable": degraded.facts}
         await exchange.respond(503 if reason else 200, (*JSON_HEADERS, *extra), _to_json(status))
 
     def _not_ready_reason(self) -> str:
