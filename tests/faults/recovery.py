@@ -1,0 +1,42 @@
+"""Recovery: open a store anew, as the next start would, and compare it with a ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from persistence.sqlite import SqliteStore
+from persistence.store import Store, StoreError
+from tests.faults.facts import Fact, lost_facts
+from tests.faults.fault import Trial
+from tests.faults.ledger import read_ledger
+
+Compare = Callable[[Store, list[Fact]], Awaitable[tuple[int, list[str]]]]
+
+
+def recover(
+    store: Path, ledger: Path, *, at: str = "", compare: Compare = lost_facts, broken: tuple[str, ...] = ()
+) -> Trial:
+    """Open the store and compare; a store that does not open has lost everything that was told.
+
+    Args:
+      broken: promises that were seen to be broken before.
+    """
+    told = read_ledger(ledger)
+    try:
+        lost, wrong = trio.run(_compare, store, told, compare)
+    except StoreError as error:
+        lost, wrong = len(told), [f"the store does not open: {error}"]
+    return Trial(len(told), lost, (*broken, *wrong), at)
+
+
+async def _compare(path: Path, told: list[Fact], compare: Compare) -> tuple[int, list[str]]:
+    store = await SqliteStore.open(path)
+    try:
+        await store.claim("recovery")
+        return await compare(store, told)
+    finally:
+        with trio.CancelScope(shield=True):  # bounded by the device
+            await store.aclose()
