@@ -16,7 +16,7 @@ import trio
 
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from persistence.store import SnapshotCorrupt
+from persistence.store import SnapshotCorrupt, SnapshotTooNew
 from tests.faults.facts import Fact, entry_of, snapshot_of, what_is_wrong
 from tests.faults.fault import Control, Fault, Trial
 from tests.faults.weaknesses import UNCHECKED, weakened
@@ -25,6 +25,7 @@ _SESSIONS = 60
 _REVISION = 3
 _FILLING_BYTES = 400
 _SNAPSHOTS_HIT = 15
+_COLUMNS_HIT = 3  # of these: not the record, a column beside it
 _ENTRIES_HIT = 15
 
 
@@ -60,6 +61,10 @@ def _hit(path: Path, chance: random.Random) -> set[str]:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         for index, number in enumerate(chosen):
             table, key = ("session", "rid") if index < _SNAPSHOTS_HIT else ("entry", "id")
+            if index < _COLUMNS_HIT:
+                update = "UPDATE session SET revision = revision - 1 WHERE session_id = ?"
+                connection.execute(update, (f"session-{number}",))
+                continue
             select = f"SELECT t.{key}, t.record FROM {table} t JOIN session s ON s.rid = t.rid WHERE s.session_id = ?"
             rows = connection.execute(select, (f"session-{number}",)).fetchall()
             row, record = chance.choice(rows)
@@ -89,6 +94,9 @@ async def _read(path: Path, hit: set[str]) -> tuple[int, list[str]]:
             log = await store.read_log(session_id, stream=0, after=0, limit=1000)
         except SnapshotCorrupt:
             lost += session_id not in hit
+            continue
+        except SnapshotTooNew as error:
+            broken.append(f"damage taken for a newer version's record: {error}")
             continue
         wrong = what_is_wrong(session_id, kept, log)
         if wrong and session_id in hit:

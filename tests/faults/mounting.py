@@ -54,6 +54,11 @@ def small_disk(point: Path, size: int) -> Iterator[Path]:
     yield from _mounted(point, "-t", "tmpfs", "-o", f"size={size}", "none")
 
 
+def enlarge(disk: Path, size: int) -> None:
+    """Let a small disk hold more."""
+    _run("mount", "-o", f"remount,size={size}", str(disk))
+
+
 def copy_image(image: Path, copy: Path) -> None:
     """Copy what the device has been given so far: what the file system above still holds back is lost."""
     _run("cp", "--sparse=always", str(image), str(copy))

@@ -6,7 +6,7 @@ from tests.faults.clock_jumps import CLOCK_JUMP
 from tests.faults.damage import DAMAGE
 from tests.faults.failing_operations import FAILING_OPERATION
 from tests.faults.fault import Fault
-from tests.faults.full_disk import FULL_DISK
+from tests.faults.full_disk import FULL_DISK, KILLED_FULL
 from tests.faults.gateway_kills import GATEWAY
 from tests.faults.power_cuts import POWER_CUT
 from tests.faults.random_kills import RUNTIME, WRITER
@@ -25,5 +25,6 @@ ROWS: tuple[Fault, ...] = (
     EACH_CALL,
     EACH_SYNC,
     FULL_DISK,
+    KILLED_FULL,
     POWER_CUT,
 )

@@ -30,6 +30,7 @@ async def update_sessions(store: Path, ledger: Path, sessions: int, *, open_gate
 
 async def _update(session: outlast.SessionHandle, notes: Ledger) -> None:
     number = 0
+    notes.note(Fact(session.id, number, _AUTHOR))  # it was created
     while True:
         number += 1
         async with session.update() as values:
@@ -38,15 +39,17 @@ async def _update(session: outlast.SessionHandle, notes: Ledger) -> None:
 
 
 async def lost_values(store: Store, told: list[Fact]) -> tuple[int, list[str]]:
-    """Count the told values that a store does not know of: an update by n includes all before it."""
+    """Count the told values that a store does not know of: that of n includes all before it, 0 the session itself."""
     lost, wrong = 0, []
     kept: dict[str, int] = {}
     for session_id in {fact.session_id for fact in told}:
         snapshot = await store.load(session_id)
-        value = from_snapshot(snapshot).values.get(VALUE, 0) if snapshot else 0
+        if snapshot is None:
+            continue
+        value = from_snapshot(snapshot).values.get(VALUE, 0)
         if isinstance(value, int):
             kept[session_id] = value
         else:
             wrong.append(f"{session_id}: {value!r} was never written")
-    lost = sum(fact.revision > kept.get(fact.session_id, 0) for fact in told)
+    lost = sum(fact.revision > kept.get(fact.session_id, -1) for fact in told)
     return lost, wrong

@@ -1,6 +1,6 @@
 """The workload: a process that commits facts and notes in a ledger those that it was told are durable.
 
-    python -m tests.faults.workload --store PATH --ledger PATH [--kind steady|filling|runtime] [--weakness NAME] ...
+    python -m tests.faults.workload --store PATH --ledger PATH [--kind KIND] [--weakness NAME] ...
 
 It ends by itself only when it has done its revisions, or when it may not go on; how, its exit code says. Everything
 else is done to it from outside.
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -111,7 +113,7 @@ async def run(plan: Plan) -> int:
         async with trio.open_nursery() as nursery:
             await nursery.start(writer.run)
             desk = Desk(plan, writer, ledger)
-            code = await (fill_up(desk) if plan.kind == "filling" else write_steadily(desk, store))
+            code = await (write_steadily(desk, store) if plan.kind == "steady" else fill_up(desk))
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):  # a worker's last job, which the device bounds
@@ -141,17 +143,18 @@ async def _revise(desk: Desk, session_id: str, revision: int) -> None:
 
 
 async def fill_up(desk: Desk) -> int:
-    """Write new sessions until the disk is full, end half of them, and go on, all in one life."""
+    """Write new sessions until the disk is full, end half of them, and go on, all in one life (unless killed there)."""
     written: list[str] = []
-    # The deaf control is never told that the disk is full; it stops when twice as much as fits was written.
-    while len(written) < desk.plan.sessions:
-        session_id = f"session-{len(written)}"
-        if not await desk.keep(Fact(session_id, 1, desk.plan.author)):
+    # Twice as many as fit. The deaf control is never told that they do not.
+    for number in range(desk.plan.sessions):
+        fact = Fact(f"session-{number}", 1, desk.plan.author)
+        if not await desk.keep(fact):
             break
-        written.append(session_id)
-    else:
-        if desk.plan.weakness != DEAF:
-            return exits.NOT_FULL
+        written.append(fact.session_id)
+    if len(written) == desk.plan.sessions and desk.plan.weakness != DEAF:
+        return exits.NOT_FULL
+    if desk.plan.kind == "filling-killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     for session_id in written[: len(written) // 2]:
         if not await _in_some_tries(functools.partial(desk.bury, session_id)):
             return exits.STUCK
@@ -175,7 +178,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.workload")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--ledger", type=Path, required=True)
-    parser.add_argument("--kind", choices=("steady", "filling", "runtime"), default="steady")
+    parser.add_argument(
+        "--kind", choices=("steady", "filling", "filling-killed", "runtime"), default="steady"
+    )
     parser.add_argument("--author", default="first")
     parser.add_argument("--weakness", default="")
     parser.add_argument("--sessions", type=int, default=8)
