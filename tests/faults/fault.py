@@ -47,6 +47,7 @@ class Fault:
     controls: tuple[Control, ...]
     control_runs: int = 3
     quick_runs: int = 1  # in `make test`; 0: not there, because it needs root or takes long
+    quick_control_runs: int = 1
     missing: Callable[[], str] = str  # what is not at hand on this machine; "" when all is
     weakness: str = ""  # what is taken away for the row itself, to see the next protection at work
 

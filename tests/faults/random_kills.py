@@ -20,10 +20,12 @@ _MOMENT_SECONDS_MAX = 0.3
 
 
 def kill_writers(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
-    """Kill writers that take checkpoints all the time: four, or forty sessions."""
+    """Kill writers that take checkpoints all the time: few sessions or many, a slow disk or a fast one."""
     for number in range(runs):
         sessions = "4" if number % 2 else "40"
-        options = ("--sessions", sessions, "--log-bytes-max", "200000", "--weakness", weakness)
+        seconds = "0.02" if number % 4 < 2 else "0"
+        sizes = ("--sessions", sessions, "--log-bytes-max", "200000", "--commit-seconds", seconds)
+        options = (*sizes, "--weakness", weakness)
         store, ledger = folder / f"{number}.db", folder / f"{number}.ledger"
         moment = _kill_at_random(store, ledger, options, number)
         yield recover(store, ledger, at=moment, compare=lost_facts)
@@ -51,7 +53,7 @@ WRITER = Fault(
     "kill -9 of a writer, at random",
     "nothing acknowledged is lost; no batch is torn",
     kill_writers,
-    20,
+    16,
     _EARLY,
     quick_runs=2,
 )
@@ -59,7 +61,7 @@ RUNTIME = Fault(
     "kill -9 of a runtime, at random",
     "a value whose update ended is there",
     kill_runtimes,
-    20,
+    12,
     _EARLY,
     quick_runs=2,
 )

@@ -24,8 +24,10 @@ async def update_sessions(store: Path, ledger: Path, sessions: int, *, open_gate
         outlast.open_runtime(f"sqlite:{store}", options=options) as runtime,
         trio.open_nursery() as nursery,
     ):
-        for _ in range(sessions):
-            nursery.start_soon(_update, await runtime.create(server_id="faults"), notes)
+        made = [await runtime.create(server_id="faults") for _ in range(sessions)]
+        await runtime.settled()  # with the gate open, they are told of before they can be found
+        for session in made:
+            nursery.start_soon(_update, session, notes)
 
 
 async def _update(session: outlast.SessionHandle, notes: Ledger) -> None:

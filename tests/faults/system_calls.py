@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.faults import exits, strace
 from tests.faults.child import run_to_end
 from tests.faults.fault import Control, Fault, Trial
+from tests.faults.ledger import read_ledger
 from tests.faults.recovery import recover
 from tests.faults.weaknesses import DEAF, EARLY
 
@@ -37,9 +38,14 @@ def fail_each_sync(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
     for point in strace.points_of(folder, options, _SYNCS, runs):
         store, ledger = folder / f"{point}.db", folder / f"{point}.ledger"
         code = run_to_end(store, ledger, options, strace.harming(point, "error=EIO"))
-        # Fine, too: the failed sync was the last one, of the checkpoint at the end. All is in the log then.
-        broken = () if code in (exits.BROKEN, exits.DONE) else (f"ended with {code}",)
-        yield recover(store, ledger, at=str(point), broken=broken)
+        yield recover(store, ledger, at=str(point), broken=_judge(code, told_nothing=not read_ledger(ledger)))
+
+
+def _judge(code: int, *, told_nothing: bool) -> tuple[str, ...]:
+    # Done is fine, too: the failed sync was the last one, of the checkpoint at the end, and all is in the log. So is
+    # a store that could not be opened, as long as nobody was told of anything.
+    fine = code in (exits.BROKEN, exits.DONE) or (code == exits.UNAVAILABLE and told_nothing)
+    return () if fine else (f"ended with {code}",)
 
 
 EACH_CALL = Fault(
@@ -50,6 +56,7 @@ EACH_CALL = Fault(
     (Control(EARLY, "told before it is committed"),),
     control_runs=12,
     quick_runs=6,
+    quick_control_runs=6,
     missing=strace.missing,
 )
 EACH_SYNC = Fault(
@@ -60,5 +67,6 @@ EACH_SYNC = Fault(
     (Control(DEAF, "a writer that ignores it"),),
     control_runs=6,
     quick_runs=3,
+    quick_control_runs=3,
     missing=strace.missing,
 )

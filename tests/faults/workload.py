@@ -20,9 +20,9 @@ import attrs
 import trio
 
 from persistence import sqlite
-from persistence.records import LogEntry, Tombstone
+from persistence.records import Batch, LogEntry, Tombstone
 from persistence.sqlite import SqliteStore
-from persistence.store import FenceLost, StoreBroken, StoreInUse
+from persistence.store import FenceLost, StoreBroken, StoreInUse, StoreUnavailable
 from persistence.writer import Freeze, Receipt, Writer
 from tests.faults import exits
 from tests.faults.facts import Fact, entry_of, snapshot_of
@@ -53,6 +53,7 @@ class Plan:
     revisions: int  # of each session; 0: without end
     filling_bytes: int
     pause_seconds: float  # of each session, between two revisions
+    commit_seconds: float  # what each commit takes longer, as on a disk that is overloaded
     log_bytes_max: int  # checkpoint at this size; 0: as the product does
 
 
@@ -173,6 +174,20 @@ async def _in_some_tries(attempt: Attempt) -> bool:
     return False
 
 
+def slow_down(seconds: float) -> None:
+    """Let each commit wait before it writes.
+
+    A kill finds facts that were told and not written then, if there are any. Once written, synced or not, they survive.
+    """
+    commit = SqliteStore.commit
+
+    async def commit_slowly(self: SqliteStore, batch: Batch) -> None:
+        await trio.sleep(seconds)
+        await commit(self, batch)
+
+    SqliteStore.commit = commit_slowly  # type: ignore[method-assign]
+
+
 def main() -> int:
     """Read the command line, and do it."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.workload")
@@ -187,10 +202,13 @@ def main() -> int:
     parser.add_argument("--revisions", type=int, default=0)
     parser.add_argument("--filling-bytes", type=int, default=600)
     parser.add_argument("--pause-seconds", type=float, default=0.0)
+    parser.add_argument("--commit-seconds", type=float, default=0.0)
     parser.add_argument("--log-bytes-max", type=int, default=0)
     plan = Plan(**vars(parser.parse_args()))
     if plan.log_bytes_max:
         sqlite._WAL_BYTES_MAX = plan.log_bytes_max
+    if plan.commit_seconds:
+        slow_down(plan.commit_seconds)
     weaken(plan.weakness)
     code = exits.DONE
     try:
@@ -201,6 +219,8 @@ def main() -> int:
         code = exits.FENCED
     except* StoreInUse:
         code = exits.IN_USE
+    except* StoreUnavailable:
+        code = exits.UNAVAILABLE
     return code
 
 
