@@ -116,4 +116,5 @@ FAILING_OPERATION = Fault(
     _CONTROL,
     control_runs=4,
     quick_runs=10_000,
+    quick_control_runs=4,
 )

@@ -55,8 +55,8 @@ EACH_CALL = Fault(
     10_000,
     (Control(EARLY, "told before it is committed"),),
     control_runs=12,
-    quick_runs=6,
-    quick_control_runs=6,
+    quick_runs=4,
+    quick_control_runs=10,
     missing=strace.missing,
 )
 EACH_SYNC = Fault(
@@ -66,7 +66,7 @@ EACH_SYNC = Fault(
     10_000,
     (Control(DEAF, "a writer that ignores it"),),
     control_runs=6,
-    quick_runs=3,
+    quick_runs=2,
     quick_control_runs=3,
     missing=strace.missing,
 )

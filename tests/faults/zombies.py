@@ -16,7 +16,7 @@ from tests.faults.fault import Control, Fault, Trial
 from tests.faults.recovery import recover
 from tests.faults.weaknesses import UNFENCED, UNLOCKED
 
-_NOTED_MIN = 100
+_NOTED_MIN = 40
 _TRIES = 30  # a first one that is stopped in the middle of a commit has SQLite's own lock: another moment
 # Long pauses between its commits, so that it is stopped between two of them most of the time.
 _FIRST = ("--author", "first", "--sessions", "4", "--pause-seconds", "0.02")
