@@ -33,7 +33,7 @@ def cut_power(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
         image, copy, ledger = folder / "image", folder / "copy", folder / f"{number}.ledger"
         mounting.make_image(image)
         # Small and large logs: with the product's own bound of 4 MB a checkpoint comes every second or so.
-        log_bytes_max = "0" if number % 2 else "300000"
+        log_bytes_max = "300000" if number % 2 else "0"
         options = ("--sessions", "16", "--log-bytes-max", log_bytes_max, "--weakness", weakness)
         with (
             mounting.mounted_image(image, folder / "before") as disk,
