@@ -25,9 +25,7 @@ _WIDTH = 190  # of the table where there is no terminal
 
 
 @click.command()
-@click.option(
-    "--row", "words", multiple=True, help="Only rows with these words in their names; may be repeated."
-)
+@click.option("--row", "words", multiple=True, help="Only rows with these words in their names; may be repeated.")
 @click.option("--runs", type=click.IntRange(1), help="So many runs of each row.  [default: each row's own]")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), default="/dev/null")
 def main(words: tuple[str, ...], runs: int | None, json_path: Path) -> None:
@@ -36,9 +34,7 @@ def main(words: tuple[str, ...], runs: int | None, json_path: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     rows = [fault for fault in ROWS if not words or any(word in fault.name for word in words)]
     if not rows:
-        raise click.UsageError(
-            "no row has these words in its name: " + "; ".join(fault.name for fault in ROWS)
-        )
+        raise click.UsageError("no row has these words in its name: " + "; ".join(fault.name for fault in ROWS))
     outcomes = _try_all(rows, runs, json_path)
     console = Console()
     Console(width=None if console.is_terminal else _WIDTH).print(table_of(outcomes))
@@ -67,9 +63,7 @@ def _try_all(rows: list[Fault], runs: int | None, json_path: Path) -> list[Outco
                 nonlocal tried
                 tried += 1
                 write_trial(lines, fault.name, control, trial)
-                bar.update(
-                    task, description=f"{fault.name}: {tried} runs {f'({control})' if control else ''}"
-                )
+                bar.update(task, description=f"{fault.name}: {tried} runs {f'({control})' if control else ''}")
 
             began = time.monotonic()
             bar.update(task, description=fault.name)
@@ -80,9 +74,7 @@ def _try_all(rows: list[Fault], runs: int | None, json_path: Path) -> list[Outco
                 hear=hear,
             )
             seconds = time.monotonic() - began
-            stderr.print(
-                f"{fault.name}: {outcome.verdict.value} ({tried} runs with controls, {seconds:.0f} s)"
-            )
+            stderr.print(f"{fault.name}: {outcome.verdict.value} ({tried} runs with controls, {seconds:.0f} s)")
             outcomes.append(outcome)
     return outcomes
 

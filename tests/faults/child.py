@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_SECONDS = (
-    60.0  # against a hang; a start takes half a second, traced and on a busy machine some seconds
-)
+DEADLINE_SECONDS = 60.0  # against a hang; a start takes half a second, traced and on a busy machine some seconds
 _POLL_SECONDS = 0.002  # what is waited for happens in another process's files: nothing there can wake us
 
 
@@ -31,9 +29,7 @@ class Child:
       prefix: what it is run under (strace).
     """
 
-    def __init__(
-        self, store: Path, ledger: Path, options: Sequence[str] = (), prefix: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, store: Path, ledger: Path, options: Sequence[str] = (), prefix: Sequence[str] = ()) -> None:
         self.store = store
         self.ledger = ledger
         command = [

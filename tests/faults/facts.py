@@ -79,9 +79,7 @@ def what_is_wrong(session_id: str, kept: Snapshot | None, log: Sequence[LogEntry
     if not isinstance(filling, bytes) or kept != snapshot_of(fact, len(filling)):
         wrong.append(f"{session_id}: another snapshot than was written at revision {header.revision}")
     if [entry.sequence for entry in log] != list(range(1, header.revision + 1)):
-        wrong.append(
-            f"{session_id}: {len(log)} entries with revision {header.revision}: half a batch, or a gap"
-        )
+        wrong.append(f"{session_id}: {len(log)} entries with revision {header.revision}: half a batch, or a gap")
     for entry in log:
         author = entry.body.decode(errors="replace").rpartition(" ")[2]
         if entry != entry_of(Fact(session_id, entry.sequence, author)):

@@ -56,9 +56,7 @@ def fail_each_operation(folder: Path, weakness: str, runs: int) -> Iterator[Tria
     for nth in range(1, runs + 1):
         reached = False
         for way in _WAYS:
-            trial, operations = trio.run(
-                _live, nth, way, weakness == LYING, clock=MockClock(autojump_threshold=0)
-            )
+            trial, operations = trio.run(_live, nth, way, weakness == LYING, clock=MockClock(autojump_threshold=0))
             reached = reached or operations >= nth
             yield trial
         if not reached:

@@ -39,9 +39,7 @@ def kill_on_full_disk(folder: Path, weakness: str, runs: int) -> Iterator[Trial]
     for number in range(runs):
         filling_bytes, ledger = _filling_bytes(number), folder / f"{number}.ledger"
         with mounting.small_disk(folder / "disk", _DISK_BYTES) as disk:
-            code = run_to_end(
-                disk / "outlast.db", ledger, _options("filling-killed", filling_bytes, weakness)
-            )
+            code = run_to_end(disk / "outlast.db", ledger, _options("filling-killed", filling_bytes, weakness))
             broken = () if code == -signal.SIGKILL else (f"ended with {code}",)
             at = f"{filling_bytes} bytes a session"
             yield recover(disk / "outlast.db", ledger, at=at, broken=broken, starts_max=2)

@@ -20,9 +20,7 @@ def try_fault(fault: Fault, *, runs: int, control_runs: int, hear: Hear = lambda
     if missing := fault.missing():
         return Outcome(fault, Sum(fault.name, ()), (), missing)
     own = _try(fault, "", fault.weakness, runs, hear)
-    controls = [
-        _try(fault, control.words, control.weakness, control_runs, hear) for control in fault.controls
-    ]
+    controls = [_try(fault, control.words, control.weakness, control_runs, hear) for control in fault.controls]
     return Outcome(fault, own, controls)
 
 

@@ -21,9 +21,7 @@ async def stored(*kept: Fact, entries: tuple[Fact, ...] | None = None) -> Memory
     fence = await store.claim("test")
     for fact in kept:
         await store.commit(Batch(fence, (snapshot_of(fact, 10),)))
-    await store.commit(
-        Batch(fence, (), tuple(entry_of(fact) for fact in (kept if entries is None else entries)))
-    )
+    await store.commit(Batch(fence, (), tuple(entry_of(fact) for fact in (kept if entries is None else entries))))
     return store
 
 

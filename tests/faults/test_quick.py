@@ -21,9 +21,7 @@ def test_nothing_acknowledged_is_lost_and_the_control_loses(fault: Fault) -> Non
     if outcome.missing:
         assert outcome.verdict is Verdict.NOT_RUN
     else:
-        assert outcome.verdict is Verdict.KEPT, [
-            trial for trial in outcome.sum.trials if trial.lost or trial.broken
-        ]
+        assert outcome.verdict is Verdict.KEPT, [trial for trial in outcome.sum.trials if trial.lost or trial.broken]
 
 
 def test_rows_have_names_of_their_own() -> None:

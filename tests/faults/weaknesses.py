@@ -92,9 +92,7 @@ class _UnlockedConnection(sqlite3.Connection):
     """Leaves the file open to other processes."""
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        return super().execute(
-            statement.replace("locking_mode = EXCLUSIVE", "locking_mode = NORMAL"), *values
-        )
+        return super().execute(statement.replace("locking_mode = EXCLUSIVE", "locking_mode = NORMAL"), *values)
 
 
 def _leave_unlocked(put: Put) -> None:
@@ -102,9 +100,7 @@ def _leave_unlocked(put: Put) -> None:
     connect = functools.partial(sqlite3.connect, factory=_UnlockedConnection)
 
     def connect_unlocked(path: Path, mode: str) -> sqlite3.Connection:
-        return connect(
-            f"file:{path}?mode={mode}", uri=True, timeout=0, isolation_level=None, check_same_thread=False
-        )
+        return connect(f"file:{path}?mode={mode}", uri=True, timeout=0, isolation_level=None, check_same_thread=False)
 
     put(sqlite, "_connect", connect_unlocked)
 

@@ -34,9 +34,7 @@ Told = Callable[[Receipt], None]
 Submit = Callable[[Told], None]
 Attempt = Callable[[], Awaitable[bool]]
 
-_TRIES = (
-    20  # at making room, and at going on afterwards: each waits for the store's own checkpoint in between
-)
+_TRIES = 20  # at making room, and at going on afterwards: each waits for the store's own checkpoint in between
 _TRY_SECONDS = 0.1
 
 
@@ -193,9 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.workload")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--ledger", type=Path, required=True)
-    parser.add_argument(
-        "--kind", choices=("steady", "filling", "filling-killed", "runtime"), default="steady"
-    )
+    parser.add_argument("--kind", choices=("steady", "filling", "filling-killed", "runtime"), default="steady")
     parser.add_argument("--author", default="first")
     parser.add_argument("--weakness", default="")
     parser.add_argument("--sessions", type=int, default=8)
