@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from actors.registry import Draining, SessionNotFound, TooManySessions
     from actors.runtime import Runtime, RuntimeOptions, open_runtime, run_runtime
     from actors.state import Limits, SessionState
+    from outlast.event_store import DurableEventStore, EventLimits, SessionEvents
     from outlast.serving import Serving, serve
     from outlast.settings import Settings
 
@@ -62,6 +63,7 @@ _ROOMS = {
     "actors.registry": ("Draining", "SessionNotFound", "TooManySessions"),
     "actors.runtime": ("Runtime", "RuntimeOptions", "open_runtime", "run_runtime"),
     "actors.state": ("Limits", "SessionState"),
+    "outlast.event_store": ("DurableEventStore", "EventLimits", "SessionEvents"),  # needs the extra outlast[mcp]
     "outlast.serving": ("Serving", "serve"),
     "outlast.settings": ("Settings",),
 }
@@ -90,8 +92,10 @@ __all__ = [
     "ConnectRejected",
     "CursorLost",
     "Draining",
+    "DurableEventStore",
     "Established",
     "Event",
+    "EventLimits",
     "Failure",
     "Inbox",
     "InvalidEventId",
@@ -104,6 +108,7 @@ __all__ = [
     "Runtime",
     "RuntimeOptions",
     "Serving",
+    "SessionEvents",
     "SessionHandle",
     "SessionNotFound",
     "SessionState",
