@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -27,6 +27,8 @@ from persistence.opening import open_store
 from persistence.records import LogEntry, Snapshot, Tombstone, Trim
 from persistence.store import Store, StoreFull, StoreInvalid
 from persistence.writer import Receipt, Writer
+
+OpenStore = Callable[[], Awaitable[Store]]
 
 PAGE_EVENTS = 100
 RESIDENT_SESSIONS_MAX = 2000  # counts of what is kept: 100 KB for a session with 1000 events; others are read again
@@ -317,17 +319,17 @@ class EventJournal:
 
 
 @asynccontextmanager
-async def open_journal(store: str | Store, limits: EventLimits) -> AsyncIterator[EventJournal]:
+async def open_journal(store: str | OpenStore, limits: EventLimits) -> AsyncIterator[EventJournal]:
     """Open a store and keep events in it for the length of a block.
 
     Args:
-      store: a store URL, or an open store, which this then closes.
+      store: a store URL, or what opens a store. It is closed at the end.
 
     Raises:
       StoreUrlInvalid, StoreInvalid, StoreInUse, StoreUnavailable: before the block.
       StoreBroken, FenceLost: out of the block, which is cancelled.
     """
-    kept = await open_store(store) if isinstance(store, str) else store
+    kept = await (open_store(store) if isinstance(store, str) else store())
     try:
         journal, writer = await _prepare(kept, limits)
         async with trio.open_nursery() as nursery:

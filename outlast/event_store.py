@@ -32,7 +32,7 @@ from actors.ids import InvalidEventId
 from actors.jsonrpc import OUTCOME_UNKNOWN
 from actors.registry import SessionNotFound
 from outlast.event_history import EventLimits
-from outlast.event_journal import EventJournal, Page, open_journal
+from outlast.event_journal import EventJournal, OpenStore, Page, open_journal
 from outlast.event_scope import (
     ADOPTION_ID,
     CURRENT,
@@ -43,7 +43,6 @@ from outlast.event_scope import (
     authorization_digest,
 )
 from outlast.trio_thread import TrioThread
-from persistence.store import Store
 
 __all__ = ["DurableEventStore", "EventLimits", "SessionEvents", "authorization_digest"]
 
@@ -68,15 +67,15 @@ class DurableEventStore(EventStore):
         app = events.scoped(server.streamable_http_app(event_store=events))
 
     Args:
-      store: a store URL (`memory:`, `sqlite:PATH`), or an open store, which this then closes. Of its own: not the
-        gateway's.
+      store: a store URL (`memory:`, `sqlite:PATH`), or what opens a store, called on the loop that will use it. One of
+        its own: not the gateway's.
       limits: what is kept.
       store_seconds: how long an event may take to become durable.
     """
 
     def __init__(
         self,
-        store: str | Store = "sqlite:./data/events.db",
+        store: str | OpenStore = "sqlite:./data/events.db",
         *,
         limits: EventLimits = EventLimits(),
         store_seconds: float = STORE_SECONDS,
