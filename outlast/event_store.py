@@ -24,8 +24,11 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
-import mcp.types as mcp_types
-from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
+try:
+    import mcp.types as mcp_types
+    from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
+except ModuleNotFoundError as missing:
+    raise ImportError("DurableEventStore needs the MCP SDK: pip install 'outlast[mcp]'", name=missing.name) from missing
 
 from actors.event_log import CursorLost
 from actors.ids import InvalidEventId
@@ -282,7 +285,7 @@ class SessionEvents(EventStore):
                 if page.interrupted and stream != STANDING_STREAM:
                     await self._end_interrupted(stream, cursor)
         except (InvalidEventId, CursorLost, SessionNotFound) as refusal:
-            log.warning("nothing to replay: %s", refusal)
+            log.info("nothing to replay: %s", refusal)  # what a client says wrongly is no warning
             return None
         finally:
             if stream is not None and self._tails.get(stream) is token:
