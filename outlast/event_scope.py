@@ -48,6 +48,7 @@ STANDING_STREAM = "_GET_stream"  # the SDK's name for the stream that belongs to
 ADOPTION_ID = "outlast-adoption"  # the request id of a handshake that is said again; its stream is not kept
 HANDSHAKE_BYTES_MAX = 64 * 1024  # a session that is opened with more is served, and does not outlast the process
 ADOPTION_SECONDS = 10.0
+LIVE_SESSIONS_MAX = 10_000  # the SDK's own bound; which of its sessions it has let go of shows at their next use only
 RETRY_SECONDS = 2  # told to clients while the store is away
 
 SESSION_HEADER = b"mcp-session-id"
@@ -83,7 +84,7 @@ class ScopedApp:
         self._app = app
         self._store = store
         self._owner = owner
-        self._live: dict[str, _Live] = {}  # its natural bound: the SDK's sessions
+        self._live: dict[str, _Live] = {}  # least recently used first
         self._adopting: dict[str, anyio.Lock] = {}  # while somebody opens that session again
 
     def __repr__(self) -> str:
@@ -121,7 +122,9 @@ class ScopedApp:
 
     async def _serve_session(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Answer(send)
-        live = self._live.get(session_id)
+        live = self._live.pop(session_id, None)
+        if live is not None:
+            self._live[session_id] = live  # the most recently used now
         try:
             live = live or await self._adopt(session_id, scope)
             standing = live is not None and await self._is_standing(session_id, live, scope)
@@ -194,7 +197,8 @@ class ScopedApp:
                     inner_id = await self._say_handshake(events, handshake, scope)
                 if inner_id is None:
                     return None
-                live = self._live[session_id] = _Live(events, inner_id, owner)
+                live = _Live(events, inner_id, owner)
+                _remember(self._live, session_id, live)
                 events.on_failed = lambda: _let_go(self._live, session_id, live)
                 return live
         finally:
@@ -253,6 +257,7 @@ class _Opening:
         self._body = bytearray()
         self._events = store.session(mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)))
         self._cancel = anyio.CancelScope()
+        self._begun = False  # it is durable: it stays, whatever becomes of this answer
         self._failed = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -276,9 +281,12 @@ class _Opening:
                 await self._app(scope, listen, say)
             finally:
                 CURRENT.reset(token)
+                live = self._live.get(self._events.session_id)
+                if live is not None:
+                    live.requests.discard(self._cancel)
         if self._cancel.cancelled_caught:
             await answer.finish()
-        if self._events.session_id not in self._live and self._events.is_used:
+        if self._events.is_used and not self._begun:
             await self._store.forget(self._events.session_id)
 
     async def _begin(self, message: Message, answer: _Answer) -> None:
@@ -295,8 +303,9 @@ class _Opening:
             await answer.refuse(503, "no session can be opened now", retry_seconds=RETRY_SECONDS)
             return
         session_id = self._events.session_id
+        self._begun = True
         live = _Live(self._events, inner_id, self._owner, {self._cancel})
-        self._live[session_id] = live
+        _remember(self._live, session_id, live)
         self._events.on_failed = lambda: _let_go(self._live, session_id, live)
         answer.inner_id, answer.session_id = inner_id, session_id
 
@@ -341,6 +350,15 @@ class _Answer:
             await self.refuse(503, "the session is being opened again", retry_seconds=RETRY_SECONDS)
         elif not self._complete:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _remember(live_sessions: dict[str, _Live], session_id: str, live: _Live) -> None:
+    """Count a session of the SDK's in; beyond the bound the longest idle is let go, and opened anew if it is used."""
+    live_sessions[session_id] = live
+    if len(live_sessions) > LIVE_SESSIONS_MAX:
+        idle = next((one for one, other in live_sessions.items() if not other.requests and other is not live), None)
+        if idle is not None:
+            live_sessions.pop(idle).events.close()
 
 
 def _let_go(live_sessions: dict[str, _Live], session_id: str, live: _Live) -> None:

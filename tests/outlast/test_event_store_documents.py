@@ -54,3 +54,18 @@ async def test_example_server_goes_on_after_a_kill(tmp_path: Path) -> None:
         assert await client.call("count", upto=1) == "counted to 1"
     finally:
         await trio.to_thread.run_sync(process.kill)
+
+
+def test_without_the_sdk_the_extra_is_named(tmp_path: Path) -> None:
+    source = """
+import sys
+sys.modules["mcp"] = sys.modules["mcp.types"] = None  # as if it were not installed
+import outlast
+try:
+    outlast.DurableEventStore
+except ImportError as error:
+    print(error)
+"""
+    ran = run(Example("without.md:1", source, None), tmp_path)
+    assert ran.stderr == ""
+    assert "outlast[mcp]" in ran.stdout

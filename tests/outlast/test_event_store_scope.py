@@ -250,3 +250,19 @@ def test_session_whose_event_was_not_kept_ends_its_streams_and_is_opened_anew(li
         assert [told.complete for told in listened] == [True]
 
     run(library, main)
+
+
+def test_longest_idle_session_beyond_the_bound_is_opened_anew_at_its_next_use(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outlast.event_scope.LIVE_SESSIONS_MAX", 2)
+
+    async def main() -> None:
+        async with serving() as (app, server):
+            first, second, _ = [(await ask(app, "POST", HANDSHAKE)).session_id for _ in range(3)]
+            assert (await ask(app, "POST", {"method": "store"}, session_id=second)).status == 200
+            assert len(server.handshakes) == 3
+            assert (await ask(app, "POST", {"method": "store"}, session_id=first)).status == 200
+            assert len(server.handshakes) == 4
+
+    run(library, main)
