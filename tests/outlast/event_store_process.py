@@ -26,7 +26,7 @@ SESSIONS = 8
 async def main(mode: str, path: str) -> None:
     async def open_lying() -> SqliteStore:
         store = await SqliteStore.open(Path(path))
-        store.commit = _some_commits_then_none(store)  # type: ignore[method-assign]
+        store.commit = _some_commits_then_none(store)  # type: ignore[method-assign, assignment]
         return store
 
     store = open_lying if mode == "early" else f"sqlite:{path}"
