@@ -234,7 +234,7 @@ class SessionActor:
         if state.connect_tickets or self._is_read or self._is_updated:
             return 0.0
         used_until = (
-            self._last_turn_seconds if self._log is None else max(self._last_turn_seconds, self._log.read_until)
+            self._last_turn_seconds if self._log is None else max(self._last_turn_seconds, self._log.read_until_seconds)
         )
         return trio.current_time() - used_until
 
