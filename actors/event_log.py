@@ -64,11 +64,13 @@ class EventLog:
         "_tails",
         "_waiters",
         "changes",
+        "read_until_seconds",
     )
 
     def __init__(self, session_id: SessionId, read_log: ReadLog, *, durable_through: int) -> None:
         self._session_id = session_id
         self._read_log = read_log
+        self.read_until_seconds = 0.0  # when a reader left last, on trio's clock
         self.changes = 0  # how often readers were told to look again
         self._released = durable_through  # sequence; everything up to here may be shown
         self._tails: dict[int, deque[LogEntry]] = {}
@@ -165,6 +167,7 @@ class EventLog:
         reader.ended = True
         if self._readers.get(reader.stream_id) is reader:
             del self._readers[reader.stream_id]
+            self.read_until_seconds = trio.current_time()
 
     async def read(
         self, stream_id: int, after: int, last_offset: int, *, gap_allowed: bool = False, limit: int = PAGE_ENTRIES

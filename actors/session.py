@@ -233,7 +233,10 @@ class SessionActor:
             return 0.0
         if state.connect_tickets or self._is_read or self._is_updated:
             return 0.0
-        return trio.current_time() - self._last_turn_seconds
+        used_until = (
+            self._last_turn_seconds if self._log is None else max(self._last_turn_seconds, self._log.read_until_seconds)
+        )
+        return trio.current_time() - used_until
 
     @property
     def _is_read(self) -> bool:

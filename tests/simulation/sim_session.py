@@ -129,7 +129,7 @@ class SimSession:
             return await self._world.attempt(lambda runtime: use(self._handle(runtime)))
         except _NAMED:
             raise
-        except Exception as error:
+        except Exception as error:  # no client should ever see it, whatever it is: that is what is noted
             self._note_error(error)
             raise ProcessDied from error
 

@@ -190,6 +190,17 @@ async def test_a_busy_session_is_watched_once_for_its_commits(autojump_clock: Mo
         assert len(runtime.registry.shared.timekeeper._heap) == 1
 
 
+async def test_a_session_is_idle_from_when_its_reader_left(autojump_clock: MockClock) -> None:
+    async with open_runtime(SimStore(SimDisk(), Random(0), Weather())) as runtime:
+        session = await runtime.create()
+        reading = await session.read(None)
+        await trio.sleep(100)  # nothing is said on the stream
+        assert session.actor().idle_seconds() == 0
+        reading.close()
+        await trio.sleep(1)
+        assert 0.9 < session.actor().idle_seconds() < 1.1
+
+
 async def test_a_request_that_may_have_run_is_not_told_as_one_to_try_again(autojump_clock: MockClock) -> None:
     # The session is stopped in order while the request is with the upstream, which never answers.
     async with trio.open_nursery() as nursery:
