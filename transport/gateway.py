@@ -15,10 +15,12 @@ from collections.abc import Mapping
 import msgspec
 
 from actors import jsonrpc
+from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.exchange import Exchange, Headers, RequestHead
+from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 
 _to_json = msgspec.json.Encoder().encode
@@ -44,7 +46,7 @@ class Gateway:
         self._runtime = runtime
         self._policy = policy
         self._draining = False
-        self._faces: dict[str, StreamableHttp] = {}
+        self._faces: dict[str, Face] = {}
         for name, upstream_transport in servers.items():
             face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
             self._faces[f"/servers/{name}/mcp"] = face
@@ -70,7 +72,7 @@ class Gateway:
             extra = guard.cors_headers(head, self._policy)
         face = self._faces.get(head.path)
         if face is not None:
-            await face.handle(exchange, extra)
+            await face.handle(exchange, ANONYMOUS, extra)
         else:
             await self._operate(exchange, extra)
 
