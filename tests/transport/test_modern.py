@@ -181,6 +181,27 @@ def test_status_of_an_error_follows_from_its_code(code: int, status: int) -> Non
     assert modern.status_of(jsonrpc.result(1, {})) == 200
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["_meta", "name", *META, "params"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(params=JSON_VALUES, version=st.sampled_from([VERSION, "2027-01-01", ""]), name=st.none() | st.text())
+def test_whatever_comes_is_told_what_it_is(params: object, version: str, name: str | None) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    headers = headers_of(call(), mcp_protocol_version=version, mcp_name=name)
+    route = modern.classify(headers, body)
+    assert isinstance(route, mcp.Rejection | modern.ModernRequest)
+    if isinstance(route, mcp.Rejection):
+        assert route.status == 400
+        json.loads(route.body)
+
+
 def test_refusal_that_sends_clients_to_initialize_is_not_one_of_a_modern_server() -> None:
     rejection = modern.not_spoken(7)
     assert rejection.status == 400

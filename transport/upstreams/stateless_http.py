@@ -28,7 +28,6 @@ from transport.upstreams.http_target import HttpTarget, check_headers, default_u
 from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall, answer_within
 
 _ENDING_SECONDS = 5.0  # an answered stream may take so long to end by itself; then its connection is of no more use
-_HOLD_BYTES = 256 * 1024  # a client that is slower than its server slows it down from here on
 
 _log = structlog.get_logger(__name__)
 
@@ -106,7 +105,7 @@ _OWN_HEADERS = (
 class _CallJob(Job):
     """A request on its connection."""
 
-    __slots__ = ("_call", "_id", "_over", "_parser", "_upstream")
+    __slots__ = ("_call", "_held_bytes", "_id", "_over", "_parser", "_upstream")
 
     def __init__(
         self, upstream: StatelessHttp, call: StatelessCall, request: ModernRequest, raw: bytes, limits: HttpLimits
@@ -121,6 +120,7 @@ class _CallJob(Job):
         )
         self._upstream = upstream
         self._call = call
+        self._held_bytes = limits.held_bytes
         self._id = request.id
         self._parser = Parser()
         self._over = False  # the server has said its last word
@@ -183,7 +183,7 @@ class _CallJob(Job):
         except EventTooLarge as error:
             self.abandon()
             self._end(NoAnswer(Failure.REFUSED, str(error)))
-        if self._call.waiting_bytes > _HOLD_BYTES and self._call.end is None and self.held is None:
+        if self._call.waiting_bytes > self._held_bytes and self._call.end is None and self.held is None:
             self.held = trio.Event()
 
     def _take(self, raw: bytes) -> None:

@@ -52,7 +52,7 @@ def gateway_of(world: World, upstream: FakeStateless) -> Gateway:
     return Gateway(world.runtime, servers, guard.make_policy("127.0.0.1"), stateless={"linear": upstream})
 
 
-# ---- row 49: by request, by header and _meta; no session ----
+# ---- by request, without a session ----
 
 
 async def test_requests_of_both_eras_are_served_at_one_path_and_no_session_is_minted(autojump_clock: MockClock) -> None:
@@ -87,7 +87,7 @@ async def test_a_relayed_request_costs_no_commit(autojump_clock: MockClock) -> N
         assert world.runtime.writer.statistics().commits == commits
 
 
-# ---- row 50: headers and body ----
+# ---- headers and body ----
 
 
 async def test_header_that_contradicts_the_body_is_400_and_not_relayed() -> None:
@@ -105,7 +105,7 @@ async def test_parameter_headers_are_passed_on(autojump_clock: MockClock) -> Non
     assert (headers["mcp-param-region"], headers["mcp-param-unknown"]) == ("eu", "=?base64?w7w=?=")
 
 
-# ---- row 51: verbs, methods, versions ----
+# ---- verbs, methods, versions ----
 
 
 @pytest.mark.parametrize("verb", ["GET", "DELETE", "PUT"])
@@ -156,7 +156,7 @@ async def test_what_the_server_refuses_keeps_code_status_and_data(status: int, c
     assert (exchange.status, exchange.answer) == (status, error.raw)
 
 
-# ---- row 52: what belongs to several rounds ----
+# ---- what belongs to several rounds ----
 
 
 async def test_input_required_and_its_state_go_through_byte_for_byte() -> None:
@@ -179,7 +179,7 @@ async def test_input_required_and_its_state_go_through_byte_for_byte() -> None:
     assert upstream.requests[1].message.raw == body
 
 
-# ---- row 53: the client's own capabilities ----
+# ---- the client's own capabilities ----
 
 
 async def test_capabilities_of_the_client_are_neither_merged_nor_changed() -> None:
@@ -190,7 +190,7 @@ async def test_capabilities_of_the_client_are_neither_merged_nor_changed() -> No
     assert sent[f"{PREFIX}clientCapabilities"] == CAPABILITIES
 
 
-# ---- row 54: a client that goes away ----
+# ---- a client that goes away ----
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -215,7 +215,7 @@ async def test_client_that_gets_its_answer_cancels_nothing(autojump_clock: MockC
     assert upstream.cancelled == []
 
 
-# ---- row 55: listening ----
+# ---- listening ----
 
 
 async def test_listening_is_a_stream_that_begins_with_what_the_server_acknowledges(autojump_clock: MockClock) -> None:
@@ -258,7 +258,7 @@ async def test_listening_ends_with_an_empty_result_when_the_gateway_stops(autoju
     assert upstream.cancelled == ["l-1"], "the server is told"
 
 
-# ---- row 56: caching ----
+# ---- caching ----
 
 
 async def test_nothing_is_answered_from_a_cache() -> None:

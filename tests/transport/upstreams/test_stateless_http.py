@@ -35,14 +35,14 @@ class Bed:
 
 
 @asynccontextmanager
-async def bed(script: Script, *, url: str = "", probe_seconds_max: float = 10.0) -> AsyncIterator[Bed]:
+async def bed(script: Script, *, url: str = "", limits: HttpLimits = HttpLimits()) -> AsyncIterator[Bed]:
     async with trio.open_nursery() as nursery:
         server = ScriptedUpstream(script)
         await nursery.start(server.run)
         pool = HttpPool()
         await nursery.start(pool.run)
         target = HttpTarget.parse(url or server.url)
-        upstream = StatelessHttp(pool, target, {"X-Key": "k"}, limits=HttpLimits(probe_seconds_max=probe_seconds_max))
+        upstream = StatelessHttp(pool, target, {"X-Key": "k"}, limits=limits)
         yield Bed(server, upstream, pool)
         nursery.cancel_scope.cancel()
 
@@ -207,29 +207,43 @@ async def test_listening_takes_no_connection_from_calls() -> None:
         way.cancel()
 
 
-async def test_a_client_that_does_not_read_slows_its_server_and_loses_nothing() -> None:
-    """Method: a server says far more than the sockets hold, while nobody takes it. Then all of it is taken."""
-    said = 0
-    note = jsonrpc.notification("x", {"text": "y" * 100_000}).raw
-    count = 150  # 15 MB: kernels buffer some 6 MB of a loopback connection at most
+@attrs.define
+class Flood:
+    """A server that says far more than the sockets hold: kernels buffer some 6 MB of a loopback connection at most."""
 
-    async def script(seen: SeenRequest, caller: Caller) -> None:
-        nonlocal said
+    count: int = 150
+    note: bytes = jsonrpc.notification("x", {"text": "y" * 100_000}).raw
+    said: int = 0
+
+    async def __call__(self, seen: SeenRequest, caller: Caller) -> None:
         await caller.open_stream()
-        for _ in range(count):
-            await caller.event(note)
-            said += 1
+        for _ in range(self.count):
+            await caller.event(self.note)
+            self.said += 1
         await caller.event(jsonrpc.result(1, {}).raw)
         await caller.end_stream()
 
-    async with bed(script) as it:
+
+async def test_a_client_that_does_not_read_slows_its_server_and_loses_nothing() -> None:
+    flood = Flood()
+    async with bed(flood) as it:
         way = await it.upstream.send(parsed(call()))
         await trio.testing.wait_all_tasks_blocked(0.1)
-        assert said < count
+        assert flood.said < flood.count
         assert way.waiting_bytes < 1_000_000
         messages, end = await collected(way)
-    assert messages == [note] * count
+    assert messages == [flood.note] * flood.count
     assert isinstance(end, Answer)
+
+
+async def test_without_being_held_the_server_fills_our_memory() -> None:
+    flood = Flood()
+    async with bed(flood, limits=HttpLimits(held_bytes=2**40)) as it:
+        way = await it.upstream.send(parsed(call()))
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert flood.said == flood.count
+        assert way.waiting_bytes > 10_000_000
+        way.cancel()
 
 
 async def test_giving_up_a_call_that_is_held_back_ends_it() -> None:
@@ -249,8 +263,8 @@ async def test_giving_up_a_call_that_is_held_back_ends_it() -> None:
 # ---- which era ----
 
 
-async def era_of(script: Script, *, probe_seconds_max: float = 10.0) -> tuple[Era, SeenRequest]:
-    async with bed(script, probe_seconds_max=probe_seconds_max) as it:
+async def era_of(script: Script, limits: HttpLimits = HttpLimits()) -> tuple[Era, SeenRequest]:
+    async with bed(script, limits=limits) as it:
         return await it.upstream.era.find(), it.script.requests[0]
 
 
@@ -291,7 +305,7 @@ async def test_silence_is_no_modern_server() -> None:
     async def silent(seen: SeenRequest, caller: Caller) -> None:
         await caller.wait_closed_by_peer()
 
-    era, _ = await era_of(silent, probe_seconds_max=0.05)
+    era, _ = await era_of(silent, HttpLimits(probe_seconds_max=0.05))
     assert era is Era.HANDSHAKE
 
 
