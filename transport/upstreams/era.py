@@ -14,10 +14,13 @@ from typing import Any
 
 import attrs
 import msgspec
+import structlog
 import trio
 
 from actors.jsonrpc import Message
 from transport import modern
+
+_log = structlog.get_logger(__name__)
 
 
 class Era(enum.Enum):
@@ -52,10 +55,12 @@ class Verdict:
 class EraKnowledge:
     """What is known of one server. Many may want to know at once; one of them asks."""
 
-    def __init__(self, ask: Callable[[], Awaitable[Verdict]], limits: EraLimits = EraLimits()) -> None:
+    def __init__(self, name: str, ask: Callable[[], Awaitable[Verdict]], limits: EraLimits = EraLimits()) -> None:
         """Args:
+        name: of the server, for the log.
         ask: finds out; raises `EraUnknown` where nothing can be said.
         """
+        self._name = name
         self._ask = ask
         self._limits = limits
         self._lock = trio.Lock()
@@ -93,6 +98,8 @@ class EraKnowledge:
                 self._unknown = str(error)
                 self._unknown_until = trio.current_time() + self._limits.unknown_seconds
                 raise
+            if verdict.era is not self._era:
+                _log.info("upstream_era", upstream=self._name, era=verdict.era.value, sure=verdict.sure)
             seconds = self._limits.sure_seconds if verdict.sure else self._limits.unsure_seconds
             self._era, self._good_until = verdict.era, trio.current_time() + seconds
             return verdict.era

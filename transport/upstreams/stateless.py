@@ -40,6 +40,7 @@ class NoAnswer:
 
     failure: Failure
     detail: str
+    status: int = 0  # the server's HTTP status, where it gave one
 
 
 class StatelessCall:

@@ -49,7 +49,7 @@ class StatelessHttp:
         headers: sent with every request, e.g. the gateway's own credentials; never shown.
         """
         check_headers(headers or {})
-        self.era = EraKnowledge(self._ask_era, era_limits)
+        self.era = EraKnowledge(str(target.origin), self._ask_era, era_limits)
         self.strange = 0  # messages that were not passed on, since they are none, or requests, or answer nothing
         self._pool = pool
         self._target = target
@@ -84,13 +84,14 @@ class StatelessHttp:
     async def _ask_era(self) -> Verdict:
         request = modern.discover(own_id("discover"), _CLIENT)
         end = await answer_within(await self.send(request), self._limits.probe_seconds_max)
-        if isinstance(end, Answer):
-            return Verdict(judge(end.message), sure=True)
-        if end is None or end.failure is Failure.OUTCOME_UNKNOWN:
+        if end is None:
             return Verdict(Era.HANDSHAKE, sure=False)
-        if end.failure is Failure.NOT_SENT:
+        if isinstance(end, Answer):
+            era = judge(end.message)
+            return Verdict(era, sure=era is Era.MODERN or end.status < 500)
+        if end.failure is Failure.NOT_SENT or end.status in _UNAUTHORIZED:
             raise EraUnknown(end.detail)
-        return Verdict(Era.HANDSHAKE, sure=True)
+        return Verdict(Era.HANDSHAKE, sure=end.failure is Failure.REFUSED and end.status < 500)
 
 
 _CLIENT = dict(zip(("name", "version"), default_user_agent().split("/"), strict=True))
@@ -163,12 +164,12 @@ class _CallJob(Job):
 
     def _read_refusal(self, head: ResponseHead, body: bytes) -> Answer | NoAnswer:
         """Pass on an error, with its status; our own credentials are no concern of a client's."""
-        error = None if head.status in (401, 403) else error_answer(self._id, body)
-        if head.status < 500 and (error is None or modern.error_code(error) not in _MODERN_REFUSALS):
+        error = None if head.status in _UNAUTHORIZED else error_answer(self._id, body)
+        if head.status in _DOUBTFUL and (error is None or modern.error_code(error) not in _MODERN_REFUSALS):
             self._upstream.era.forget()
         if error is not None:
             return Answer(error, head.status)
-        return NoAnswer(failure_of(head.status), describe(head, body))
+        return NoAnswer(failure_of(head.status), describe(head, body), head.status)
 
     def stream_opened(self, head: ResponseHead) -> None:
         if head.is_encoded:
@@ -213,5 +214,7 @@ class _CallJob(Job):
         self._call.finish(end)
 
 
+_UNAUTHORIZED = (401, 403)
+_DOUBTFUL = (400, 404, 405, 406, 415)  # what servers of the handshake era refuse requests of this one with
 # What a server of this era refuses requests with; any other refusal may come from one that does not speak it any more.
 _MODERN_REFUSALS = modern.ERA_CODES | {-32601, -32602}

@@ -56,7 +56,7 @@ class StatelessStdio:
         limits: SharedProcessLimits = SharedProcessLimits(),
         era_limits: EraLimits = EraLimits(),
     ) -> None:
-        self.era = EraKnowledge(self._ask_era, era_limits)
+        self.era = EraKnowledge(connector.command[0], self._ask_era, era_limits)
         self.starts = 0
         self._connector = connector
         self._limits = limits

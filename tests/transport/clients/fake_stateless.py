@@ -16,7 +16,7 @@ class FakeStateless:
     """Implements `transport.upstreams.stateless.StatelessUpstream`. Answers echo the params, but for "hold"."""
 
     def __init__(self, era: Era | None = Era.MODERN) -> None:
-        self.era = EraKnowledge(self._ask)
+        self.era = EraKnowledge("fake", self._ask)
         self.true_era = era  # None: cannot be asked
         self.asked = 0  # for its era
         self.down = ""

@@ -56,7 +56,7 @@ def test_any_other_answer_is_of_a_server_with_handshakes(answer: Message) -> Non
 
 
 def knowledge(ask: Callable[[], Awaitable[Verdict]]) -> EraKnowledge:
-    return EraKnowledge(ask, EraLimits(sure_seconds=100.0, unsure_seconds=10.0, unknown_seconds=1.0))
+    return EraKnowledge("linear", ask, EraLimits(sure_seconds=100.0, unsure_seconds=10.0, unknown_seconds=1.0))
 
 
 async def test_many_want_to_know_and_one_asks(autojump_clock: MockClock) -> None:

@@ -292,8 +292,8 @@ async def test_server_that_answers_discover_is_modern_however_it_answers() -> No
         (405, b""),
         (200, jsonrpc.error("server-error", -32601, "Method not found").raw),
         (200, b"<html>welcome</html>"),
-        (401, b""),
         (500, b"oops"),
+        (500, jsonrpc.error(None, -32603, "oops").raw),
     ],
 )
 async def test_whatever_else_comes_is_no_modern_server(status: int, body: bytes) -> None:
@@ -307,6 +307,13 @@ async def test_silence_is_no_modern_server() -> None:
 
     era, _ = await era_of(silent, HttpLimits(probe_seconds_max=0.05))
     assert era is Era.HANDSHAKE
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+async def test_server_that_does_not_let_us_ask_is_of_no_era(status: int) -> None:
+    async with bed(answering(status, b"")) as it:
+        with pytest.raises(EraUnknown, match=str(status)):
+            await it.upstream.era.find()
 
 
 async def test_server_that_is_down_is_of_no_era() -> None:
