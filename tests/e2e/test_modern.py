@@ -22,7 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp.shared.exceptions import MCPError
 
-from tests.e2e.bed import DIRECT, Bed
+from tests.e2e.bed import DIRECT, Bed, SharedBed
 from tests.e2e.modern_bed import VERSION, ModernBed, Watched
 from tests.e2e.modern_server import MODULE, STATE
 from tests.e2e.raw_client import Json, RawClient
@@ -185,6 +185,15 @@ async def test_clients_of_a_stdio_server_share_one_process(modern: ModernBed) ->
         client_of(modern.url("stdio"), VERSION) as other,
     ):
         assert await text_of(one, "process") == await text_of(other, "process")
+
+
+async def test_published_server_is_asked_without_a_session(shared: SharedBed) -> None:
+    watched = Watched()
+    async with client_of(shared.url("time"), "auto", watched) as client:
+        assert client.protocol_version == VERSION
+        assert {"get_current_time", "convert_time"} <= {tool.name for tool in (await client.list_tools()).tools}
+        assert "timezone" in await text_of(client, "get_current_time", timezone="UTC")
+    assert watched.session_ids == set()
 
 
 # ---- servers of the handshake era ----

@@ -302,7 +302,7 @@ class _SharedProcess:
     def _drop(self, what: str) -> None:
         self._dropped += 1
         if is_power_of_two(self._dropped):
-            _log.warning("upstream_message_about_nothing", what=what[:100], count=self._dropped)
+            _log.info("upstream_message_for_nobody", what=what[:100], count=self._dropped)
 
     def cursor_moved(self, about: RequestId | About, cursor: str) -> None:
         """Nothing to note: a process has no event ids."""
