@@ -4,6 +4,7 @@ without a session (2026-07-28)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import trio
 
@@ -25,8 +26,21 @@ def upstream_transport(target: targets.Target) -> str:
 class Upstreams:
     """Implements `actors.link.Connect` for all configured servers."""
 
-    def __init__(self, servers: Mapping[str, targets.Target], pool: HttpPool) -> None:
-        self._connectors: dict[str, Connect] = {name: _connector(target, pool) for name, target in servers.items()}
+    def __init__(
+        self,
+        servers: Mapping[str, targets.Target],
+        pool: HttpPool,
+        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+          servers: where each server is, by name.
+          pool: carries HTTP; it must be running.
+          headers: sent to a server with every request, by the server's name: our credentials, never a client's.
+        """
+        self._connectors: dict[str, Connect] = {
+            name: _connector(target, pool, headers.get(name, {})) for name, target in servers.items()
+        }
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
         """Open a link to the session's server.
@@ -44,10 +58,10 @@ class Upstreams:
         return await connector(session, inbox)
 
 
-def _connector(target: targets.Target, pool: HttpPool) -> Connect:
+def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str]) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url))
+            return StreamableHttpConnector(pool, HttpTarget.parse(url), headers)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
@@ -55,11 +69,17 @@ def _connector(target: targets.Target, pool: HttpPool) -> Connect:
 
 
 async def open_stateless(
-    servers: Mapping[str, targets.Target], pool: HttpPool, nursery: trio.Nursery, *, idle_seconds: float
+    servers: Mapping[str, targets.Target],
+    pool: HttpPool,
+    nursery: trio.Nursery,
+    *,
+    headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    idle_seconds: float,
 ) -> Mapping[str, StatelessUpstream]:
     """Make what asks each server without a session.
 
     Args:
+      headers: as for `Upstreams`.
       nursery: runs what keeps processes; cancelling it ends them.
       idle_seconds: a process that nobody used for this long is ended.
     """
@@ -67,7 +87,7 @@ async def open_stateless(
     for name, target in servers.items():
         match target:
             case targets.HttpTarget(url=url):
-                opened[name] = StatelessHttp(pool, HttpTarget.parse(url))
+                opened[name] = StatelessHttp(pool, HttpTarget.parse(url), headers.get(name))
             case targets.StdioTarget(command=command):
                 from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
                 from transport.upstreams.stdio import StdioConnector

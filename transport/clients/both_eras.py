@@ -21,11 +21,17 @@ class BothEras:
         self._sessions = sessions
         self._modern = modern
 
-    async def handle(self, exchange: Exchange, principal: Principal, extra_headers: Headers = ()) -> None:
+    async def handle(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        extra_headers: Headers = (),
+        deadline: float = float("inf"),
+    ) -> None:
         """Answer one request, as `Face` says."""
         head = exchange.head
         face = self._modern if mcp.is_modern(head.method, head.headers) else self._sessions
-        await face.handle(exchange, principal, extra_headers)
+        await face.handle(exchange, principal, extra_headers, deadline)
 
     def end_standalone_streams(self) -> None:
         """Have clients that only listen reconnect elsewhere, or later."""

@@ -53,25 +53,35 @@ class Stateless:
         self._calls: set[_Call] = set()
         self._listening: set[_Call] = set()
 
-    async def handle(self, exchange: Exchange, principal: Principal, extra_headers: Headers = ()) -> None:
-        """Answer one request, as `Face` says. Nothing here depends on the principal, since nothing is kept."""
+    async def handle(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        extra_headers: Headers = (),
+        deadline: float = math.inf,
+    ) -> None:
+        """Answer one request, as `Face` says. Nothing here depends on the principal, since nothing is kept.
+
+        At the deadline, listening ends in order. A call goes on: it was allowed when it was made, and its answer could
+        not be had later.
+        """
         if exchange.head.method != "POST":
             await _reject(exchange, modern.METHOD_NOT_ALLOWED, extra_headers)
             return
         route = modern.classify(exchange.head.headers, await exchange.body())
         if isinstance(route, ModernRequest):
-            await self._relay(exchange, route, extra_headers)
+            await self._relay(exchange, route, extra_headers, deadline)
         elif isinstance(route, Rejection):
             await _reject(exchange, route, extra_headers)
         else:
             await exchange.respond(202, extra_headers, b"")
 
-    async def _relay(self, exchange: Exchange, request: ModernRequest, extra: Headers) -> None:
+    async def _relay(self, exchange: Exchange, request: ModernRequest, extra: Headers, deadline: float) -> None:
         refusal = self._refusal(request)
         if refusal is not None:
             await _reject(exchange, refusal, extra)
             return
-        call = _Call(request, exchange, extra, self._options)
+        call = _Call(request, exchange, extra, self._options, deadline)
         group = self._listening if request.listens else self._calls
         group.add(call)
         try:
@@ -127,10 +137,13 @@ class Stateless:
 class _Call:
     """One request, from its arrival to its answer."""
 
-    __slots__ = ("_exchange", "_extra", "_options", "_streaming", "request", "way")
+    __slots__ = ("_exchange", "_extra", "_listens_until", "_options", "_streaming", "request", "way")
 
-    def __init__(self, request: ModernRequest, exchange: Exchange, extra: Headers, options: StatelessOptions) -> None:
+    def __init__(
+        self, request: ModernRequest, exchange: Exchange, extra: Headers, options: StatelessOptions, deadline: float
+    ) -> None:
         self.request = request
+        self._listens_until = deadline if request.listens else math.inf
         self.way: StatelessCall | None = None  # once it was sent
         self._exchange = exchange
         self._extra = extra
@@ -174,9 +187,11 @@ class _Call:
         heard_at = trio.current_time()
         patience_seconds = math.inf if self.request.listens else self._options.call_seconds_max
         while True:
-            left_seconds = heard_at + patience_seconds - trio.current_time()
-            with trio.move_on_after(min(self._options.keepalive_comment_seconds, max(left_seconds, 0.0))):
+            comment_at = trio.current_time() + self._options.keepalive_comment_seconds
+            with trio.move_on_at(min(comment_at, heard_at + patience_seconds, self._listens_until)):
                 await way.wait()
+            if trio.current_time() >= self._listens_until:  # the client comes back with a fresh credential
+                self.end_listening()
             messages, end = way.take(), way.end
             if messages:
                 heard_at = trio.current_time()

@@ -258,6 +258,27 @@ async def test_listening_ends_with_an_empty_result_when_the_gateway_stops(autoju
     assert upstream.cancelled == ["l-1"], "the server is told"
 
 
+async def test_listening_ends_in_order_when_its_credential_expires_and_a_call_does_not(
+    autojump_clock: MockClock,
+) -> None:
+    upstream = FakeStateless()
+    face = face_of(upstream)
+    deadline = trio.current_time() + 50.0
+    async with trio.open_nursery() as nursery:
+        listening, calling = post(LISTEN), post(request("hold", 5))
+        nursery.start_soon(face.handle, listening, ANONYMOUS, (), deadline)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(face.handle, calling, ANONYMOUS, (), deadline)
+        await trio.sleep(49.0)
+        assert not listening.finished
+        await trio.sleep(2.0)
+        assert listening.frames[-1].message["result"]["resultType"] == "complete"
+        assert upstream.cancelled == ["l-1"]
+        assert not calling.finished
+        upstream.answer(jsonrpc.result(5, {}))
+    assert calling.frames[-1].message["result"] == {}
+
+
 # ---- caching ----
 
 
