@@ -104,6 +104,21 @@ def is_modern(method: str, headers: Mapping[str, str]) -> bool:
     return method == "POST" or version in MODERN_REVISIONS
 
 
+def opens_session(body: bytes) -> bool:
+    """Say whether a body is a handshake's `initialize`, whatever its headers claim.
+
+    A client of both eras that falls back to a handshake may leave the header of its first attempt on; a server of both
+    eras goes by the body (2026-07-28, basic/versioning, Backward Compatibility).
+    """
+    if b'"initialize"' not in body or META_VERSION.encode() in body:
+        return False
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage:
+        return False
+    return message.kind is Kind.REQUEST and message.method == "initialize"
+
+
 def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Request | Notification | Answer | Rejection:
     """Say what a POST is.
 
@@ -118,11 +133,13 @@ def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Reque
         message = jsonrpc.parse(body)
     except InvalidMessage as invalid:
         return Rejection(400, invalid.code, invalid.reason, invalid.id)
-    refusal = _check_version(headers, message.id if message.kind is Kind.REQUEST else None)
-    if refusal is not None:
-        return refusal
     session_id = headers.get(SESSION_HEADER, "")
-    if message.method == "initialize" and message.kind is Kind.REQUEST:
+    opens = message.method == "initialize" and message.kind is Kind.REQUEST
+    if not (opens and headers.get(VERSION_HEADER) in MODERN_REVISIONS):  # see opens_session
+        refusal = _check_version(headers, message.id if message.kind is Kind.REQUEST else None)
+        if refusal is not None:
+            return refusal
+    if opens:
         return _classify_initialize(message, session_id)
     if not session_id:
         return _without_session(message)

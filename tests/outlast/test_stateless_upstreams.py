@@ -27,7 +27,10 @@ async def test_each_server_is_asked_in_its_way_with_its_own_headers() -> None:
         await nursery.start(server.run)
         pool = HttpPool()
         await nursery.start(pool.run)
-        servers = {"web": targets.HttpTarget(server.url), "local": targets.StdioTarget((sys.executable, "-c", ""))}
+        servers: dict[str, targets.Target] = {
+            "web": targets.HttpTarget(server.url),
+            "local": targets.StdioTarget((sys.executable, "-c", "")),
+        }
         headers = {"web": {"X-Api-Key": "ours"}, "other": {"X-Api-Key": "not this one's"}}
         upstreams = await open_stateless(servers, pool, nursery, headers=headers, idle_seconds=60.0)
         assert isinstance(upstreams["local"], StatelessStdio)

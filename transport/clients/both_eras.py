@@ -30,7 +30,11 @@ class BothEras:
     ) -> None:
         """Answer one request, as `Face` says."""
         head = exchange.head
-        face = self._modern if mcp.is_modern(head.method, head.headers) else self._sessions
+        face = self._sessions
+        if mcp.is_modern(head.method, head.headers) and not (
+            head.method == "POST" and mcp.opens_session(await exchange.body())
+        ):
+            face = self._modern
         await face.handle(exchange, principal, extra_headers, deadline)
 
     def end_standalone_streams(self) -> None:

@@ -79,6 +79,18 @@ async def test_requests_of_both_eras_are_served_at_one_path_and_no_session_is_mi
         assert [each.id for each in upstream.requests] == [1, 2]
 
 
+async def test_handshake_opens_a_session_whatever_its_header_claims(autojump_clock: MockClock) -> None:
+    """A client that falls back may leave the header of its first attempt on."""
+    async with open_world() as world:
+        gateway = gateway_of(world, FakeStateless(Era.HANDSHAKE))
+        opening = fake_exchange.post(INITIALIZE, mcp_protocol_version=VERSION)
+        await gateway(opening)
+        assert (opening.status, "mcp-session-id" in opening.headers) == (200, True)
+        claiming = post(request("initialize"))
+        await gateway(claiming)
+        assert (claiming.status, "mcp-session-id" in claiming.headers) == (400, False)
+
+
 async def test_a_relayed_request_costs_no_commit(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         commits = world.runtime.writer.statistics().commits
