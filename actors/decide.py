@@ -307,6 +307,7 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.SendRequest: from_client.send_request,
     say.SendNotification: from_client.send_notification,
     say.SendAnswer: from_client.send_answer,
+    say.SendBatch: from_client.send_batch,
     say.Emit: from_client.emit,
     say.Update: from_client.update,
     say.Listen: from_client.listen,

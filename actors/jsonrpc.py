@@ -144,7 +144,7 @@ def _explain(raw: bytes, error: Exception) -> InvalidMessage:
     if not isinstance(error, msgspec.ValidationError):
         return InvalidMessage(PARSE_ERROR, f"not valid JSON: {error}")
     if raw.lstrip()[:1] == b"[":
-        return InvalidMessage(INVALID_REQUEST, "batches (arrays) are not part of this protocol revision")
+        return InvalidMessage(INVALID_REQUEST, "an array (a batch) is not one message")
     try:
         id = _decode_id(raw).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -63,6 +63,15 @@ class SendAnswer(Said, frozen=True, gc=False):
     message: Message
 
 
+class SendBatch(Said, frozen=True, gc=False):
+    """Pass on the messages of one batch, in order; the answers to its requests share one stream, which ends with the
+    last of them."""
+
+    ticket: int
+    items: tuple[SendRequest | SendNotification | SendAnswer, ...]  # under tickets of their own, which nobody waits for
+    refusals: tuple[Message, ...] = ()  # error answers to what is no message
+
+
 class Emit(Said, frozen=True, gc=False):
     """Log a message of the application's own on the standalone stream (embedding)."""
 
@@ -181,6 +190,7 @@ Command = (
     | SendRequest
     | SendNotification
     | SendAnswer
+    | SendBatch
     | Emit
     | Update
     | Listen

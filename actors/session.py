@@ -180,8 +180,12 @@ class SessionActor:
             return False
         return bool(not state.opened or state.busy or state.listening or state.connect_tickets)
 
-    def ask(self, make: Callable[[int], say.Command]) -> OneShot[say.Outcome]:
+    def ask(self, make: Callable[[int], say.Command], *, further_tickets: int = 0) -> OneShot[say.Outcome]:
         """Queue a command of the client's side; its outcome comes through the returned one-shot.
+
+        Args:
+          make: gives the command, under the ticket that it is given.
+          further_tickets: how many tickets right behind that one are the command's own, too (the messages of a batch).
 
         Raises:
           MailboxFull: too much is queued; nothing was.
@@ -192,6 +196,8 @@ class SessionActor:
             return outcome
         self._link.hurry()
         ticket = next(self._tickets)
+        for _ in range(further_tickets):
+            next(self._tickets)
         self._mailbox.put(make(ticket))
         self._waiting[ticket] = outcome
         return outcome

@@ -8,6 +8,8 @@ handle, and carries outcomes. A client that goes away ends its connection, never
 
 from __future__ import annotations
 
+import functools
+
 import attrs
 import trio
 
@@ -109,6 +111,8 @@ class _Answering:
             await self._reject(route)
         elif isinstance(route, mcp.Initialize):
             await self._initialize(route)
+        elif isinstance(route, mcp.Batch):
+            await self._batch(route)
         else:
             await self._pass_on(route)
 
@@ -172,20 +176,48 @@ class _Answering:
 
     async def _pass_on(self, route: mcp.Notification | mcp.Answer) -> None:
         session = self._session(route.session_id)
-
-        def make(ticket: int) -> say.Command:
-            if isinstance(route, mcp.Answer):
-                return say.SendAnswer(ticket, route.message)
-            return say.SendNotification(ticket, route.message, route.cancels, route.confirms)
-
         try:
-            outcome = await session.ask(make)
+            outcome = await session.ask(lambda ticket: _command(route, ticket))
         except Draining:
             outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        await self._passed_on(session, outcome)
+
+    async def _passed_on(self, session: SessionHandle, outcome: say.Outcome) -> None:
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
             await self._respond(202, b"", session.id)
+
+    # ---- batches (2025-03-26) ----
+
+    async def _batch(self, route: mcp.Batch) -> None:
+        """Answer a batch: all answers on one stream, or 202 where nothing is to be answered."""
+        session = self._session(route.session_id)
+        try:
+            if not route.revision_told and await _revision(session) != mcp.BATCH_REVISION:
+                await self._reject(mcp.BATCH_REFUSED)
+            elif route.is_answered:
+                await self._answer_batch(session, route)
+            else:
+                makes = [functools.partial(_command, message) for message in route.messages]
+                await self._passed_on(session, await session.ask_all(makes))
+        except SessionUnavailable as error:
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
+        except Draining:
+            detail = "the gateway is restarting; try again in a moment"
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, detail), None)
+
+    async def _answer_batch(self, session: SessionHandle, route: mcp.Batch) -> None:
+        def make(ticket: int) -> say.Command:
+            items = tuple(_command(message, ticket + n) for n, message in enumerate(route.messages, start=1))
+            return say.SendBatch(ticket, items, route.refusals)
+
+        outcome = await session.ask(make, further_tickets=len(route.messages))
+        if isinstance(outcome, say.Streaming):
+            await self._stream_call(session, outcome.stream, None)
+        else:
+            assert isinstance(outcome, say.NotDone), "a batch becomes a stream, or is refused"
+            await self._not_done(outcome, None)
 
     # ---- streams ----
 
@@ -298,6 +330,16 @@ _STATUSES = {
     say.Problem.REFUSED: (502, jsonrpc.INTERNAL_ERROR),
     say.Problem.LOST: (502, jsonrpc.OUTCOME_UNKNOWN),
 }
+
+
+def _command(
+    message: mcp.Request | mcp.Notification | mcp.Answer, ticket: int
+) -> say.SendRequest | say.SendNotification | say.SendAnswer:
+    if isinstance(message, mcp.Request):
+        return say.SendRequest(ticket, message.message, message.label, message.setup)
+    if isinstance(message, mcp.Notification):
+        return say.SendNotification(ticket, message.message, message.cancels, message.confirms)
+    return say.SendAnswer(ticket, message.message)
 
 
 def _session_header(session_id: str) -> tuple[bytes, bytes]:
