@@ -63,18 +63,43 @@ def _keep_setup(turn: Turn, call: Call, request: Message) -> None:
         turn.happen(say.SetupDropped(call.setup.key))
 
 
+def receive_ping(turn: Turn, command: say.ReceivePing) -> None:
+    """Pass a ping on if its client is there to answer it; else answer it (MCP 2025-11-25, basic/utilities/ping).
+
+    A client that is away is no reason for the upstream to give the session up: it is kept, and its client comes back.
+    """
+    receive_command = command.receive
+    call = _call_about(turn, receive_command.about)
+    if call is None:
+        attended = STANDALONE_STREAM in command.read_streams
+    else:
+        attended = call.stream in command.read_streams or (call.stream is None and call.ticket in command.awaited)
+    if attended and turn.state.opened:
+        receive(turn, receive_command)
+        return
+    _note_heard(turn, receive_command, call)
+    assert receive_command.message.id is not None
+    turn.do(say.SendUpstream(jsonrpc.result(receive_command.message.id, {}), 0))
+
+
+def _note_heard(turn: Turn, command: say.Receive, call: Call | None) -> Call | None:
+    """Note where the other side's stream stands, and that it is alive."""
+    if call is not None:
+        return _heard(turn, call, command.cursor)
+    if command.cursor and isinstance(command.about, About):  # not that of a call that has ended
+        turn.happen(say.CursorMoved(command.cursor))
+    return None
+
+
 def _receive_unasked(turn: Turn, command: say.Receive) -> None:
     message = command.message
-    call = _call_about(turn, command.about)
+    call = _note_heard(turn, command, _call_about(turn, command.about))
     stream_id = STANDALONE_STREAM
     if call is not None:
-        call = _heard(turn, call, command.cursor)
         if call.stream is None:
             call = turn.open_stream(call)
         assert call.stream is not None
         stream_id = call.stream
-    elif command.cursor and isinstance(command.about, About):  # not that of a call that has ended
-        turn.happen(say.CursorMoved(command.cursor))
     if not turn.fits(message):
         _refuse_large(turn, message)
     elif message.kind is Kind.REQUEST:

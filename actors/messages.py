@@ -157,6 +157,14 @@ class Receive(Said, frozen=True, gc=False):
     upstream_session_id: str = ""  # what the link knows when the opening answer arrives
 
 
+class ReceivePing(Said, frozen=True, gc=False):
+    """The other side asks whether anybody is there."""
+
+    receive: Receive
+    read_streams: frozenset[int]  # those that somebody reads now
+    awaited: frozenset[int]  # the tickets under which somebody waits now
+
+
 class MoveCursor(Said, frozen=True, gc=False):
     about: RequestId | About
     cursor: str
@@ -205,6 +213,7 @@ Command = (
     | ConnectGivenUp
     | ConnectRefused
     | Receive
+    | ReceivePing
     | MoveCursor
     | Delivered
     | Refused

@@ -73,6 +73,11 @@ class _Lost:
 
 
 @attrs.frozen
+class _Pinged:
+    receive: say.Receive
+
+
+@attrs.frozen
 class _Stalled:
     """Something may have waited for the store for too long."""
 
@@ -223,6 +228,10 @@ class SessionActor:
             self._mailbox.put_system(opened)
         else:  # it was called off at the last moment
             opened.turn_away()
+
+    def pinged(self, receive: say.Receive) -> None:
+        """Take a ping of the other side: in its turn it is seen whether anybody is there to answer."""
+        self._mailbox.put_system(_Pinged(receive))
 
     def link_lost(self, inbox: LinkInbox, detail: str) -> None:
         """Take note that the link behind this inbox is gone."""
@@ -536,6 +545,10 @@ class SessionActor:
 
     # ---- the link, the end ----
 
+    def _pinged(self, item: _Pinged) -> None:
+        read = self._log.read_streams if self._log is not None else frozenset[int]()
+        self._decide(say.ReceivePing(item.receive, read, frozenset(self._waiting)))
+
     def _lost(self, item: _Lost) -> None:
         if self._link.lose(item.inbox):
             self._decide(say.LinkDown(item.detail))
@@ -575,6 +588,7 @@ _is_hard = operator.attrgetter("hard")
 _NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
     _Settled: SessionActor._settled,
     Opened: SessionActor._linked,
+    _Pinged: SessionActor._pinged,
     _Lost: SessionActor._lost,
     _Stalled: SessionActor._stalled,
     _Stop: SessionActor._stop,

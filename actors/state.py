@@ -42,6 +42,9 @@ class Limits:
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
+    call_total_seconds_max: float = (
+        24 * 3600.0
+    )  # from its start, however much progress is told (MCP, lifecycle, Timeouts)
     opening_seconds_max: float = 30.0  # an opening request unanswered for this long is given up
     cancel_grace_seconds: float = 5.0  # a cancelled call whose upstream stays silent ends after this
 

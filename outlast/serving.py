@@ -162,6 +162,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
             answer_json_within_seconds=settings.answer_json_within_seconds,
             link_wait_seconds=settings.restore_wait_seconds,
             call_seconds_max=settings.call_seconds_max,
+            call_total_seconds_max=settings.call_total_seconds_max,
         ),
         sessions_max=settings.sessions_max,
         resident_sessions_max=settings.resident_sessions_max,

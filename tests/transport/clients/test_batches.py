@@ -79,7 +79,7 @@ async def test_all_answers_come_on_one_stream(autojump_clock: MockClock) -> None
         face = face_of(world)
         session_id = await opened(face)
         exchange = batch(session_id, request(1, params={"x": 1}), NOTE, request("1", "hold"))
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(handled, face, exchange)
         await trio.sleep(1.0)
         assert exchange.headers["content-type"] == "text/event-stream"
         assert answers(exchange) == [(1, {"x": 1})]
@@ -97,7 +97,7 @@ async def test_broken_stream_of_a_batch_is_resumed_after_a_kill(autojump_clock: 
         face = face_of(world)
         session_id = await opened(face)
         exchange = batch(session_id, request(1), request(2, "hold"), request(3, "hold"))
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(handled, face, exchange)
         await trio.sleep(1.0)
         world.link.answer(3, "seen")
         await trio.sleep(1.0)
@@ -120,7 +120,7 @@ async def test_batch_with_nothing_to_answer_is_202_when_the_upstream_has_all_of_
         session_id = await opened(face)
         upstream.confirms = False
         exchange = batch(session_id, NOTE, ANSWER, NOTE)
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(handled, face, exchange)
         await trio.sleep(0.1)
         assert not exchange.status
         for ticket in world.link.unconfirmed:
