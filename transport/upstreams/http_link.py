@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
@@ -72,6 +72,7 @@ class StreamableHttpLink:
         self._standalone_cursor = standalone_cursor
         self._is_listening = False
         self._jobs: set[CallJob | PostJob | GetJob] = set()
+        self._held: list[CallJob | PostJob] | None = None  # what waits for the head of the upstream's own stream
         self._closed = False
         self._malformed = 0
         self._stray = 0
@@ -106,7 +107,10 @@ class StreamableHttpLink:
             request = self._post(message.raw, self._head)
             job = PostJob(self, request, ticket, silence_seconds_max=self._limits.post_seconds_max)
         self._jobs.add(job)
-        self._pool.submit(self._target.origin, job)
+        if self._held is None:
+            self._pool.submit(self._target.origin, job)
+        else:  # bounded: a session has a bounded number of messages in flight
+            self._held.append(job)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if self._closed:
@@ -120,6 +124,8 @@ class StreamableHttpLink:
         if not self._is_listening and not self._closed:
             self._is_listening = True
             self._inbox.start_soon(self._listen)
+            if self._held is not None:
+                self._inbox.start_soon(self._release_in_time)
 
     def close(self, *, end_session: bool) -> None:
         if self._closed:
@@ -131,6 +137,7 @@ class StreamableHttpLink:
             else:
                 job.let_finish(_ENDING_SECONDS)
         self._jobs.clear()
+        self._held = None
         if end_session and self.established.upstream_session_id:
             head = write_head("DELETE", self._target, (*self._headers, *self._session_headers()))
             self._submit_quietly(head + b"\r\n", "end a session")
@@ -148,6 +155,14 @@ class StreamableHttpLink:
     def request_with_session(self, message: Message) -> bytes:
         """Write the POST of a message, as `send` would."""
         return self._post(message.raw, self._head)
+
+    def hold_until_listening(self) -> None:
+        """Send nothing before the upstream's own stream has its head, or is refused, or a second is over.
+
+        For a session that listened before: what the upstream says as soon as it hears from the session again would
+        come before there is a stream for it, and be lost by an upstream without an event store.
+        """
+        self._held = []
 
     async def resume_call(self, stream: EventStream) -> None:
         """Go on with the stream of a call that an earlier link had sent."""
@@ -332,14 +347,16 @@ class StreamableHttpLink:
 
     # ---- GET: resuming and listening ----
 
-    async def _follow(self, stream: EventStream, silence_seconds_max: float) -> GetJob:
+    async def _follow(
+        self, stream: EventStream, silence_seconds_max: float, headed: Callable[[], None] | None = None
+    ) -> GetJob:
         """Ask for a stream, and pass on what it says until it ends."""
         headers = [*self._headers, *self._session_headers(), ("Accept", "text/event-stream")]
         request = write_head("GET", self._target, (*headers, ("Accept-Encoding", "identity")))
         cursor = stream.cursor
         if cursor and not re.search(r"[\x00-\x1f\x7f]", cursor):
             request += b"Last-Event-ID: %b\r\n" % cursor.encode()  # UTF-8: WHATWG HTML, 9.2.4
-        get = GetJob(self, request + b"\r\n", stream, silence_seconds_max=silence_seconds_max)
+        get = GetJob(self, request + b"\r\n", stream, silence_seconds_max=silence_seconds_max, headed=headed)
         self._jobs.add(get)
         self._pool.submit(self._target.origin, get)
         try:
@@ -385,7 +402,7 @@ class StreamableHttpLink:
         failures = 0
         stream = EventStream(About.NOTHING, cursor=self._standalone_cursor)
         while True:
-            get = await self._follow(stream, self._limits.listen_silence_seconds_max)
+            get = await self._follow(stream, self._limits.listen_silence_seconds_max, self._release)
             if self._closed:
                 return
             if not get.opened and get.head is not None and not _may_pass(get.head.status):
@@ -394,6 +411,17 @@ class StreamableHttpLink:
             failures = 0 if get.opened else failures + 1
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
             await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+
+    async def _release_in_time(self) -> None:
+        await trio.sleep(self._limits.listen_head_seconds_max)
+        self._release()
+
+    def _release(self) -> None:
+        """Send what was held."""
+        held, self._held = self._held, None
+        for job in held or ():
+            if not job.abandoned:
+                self._pool.submit(self._target.origin, job)
 
     def _stop_listening(self, head: ResponseHead, body: bytes) -> None:
         """Take a no for a no, unless it is about the session.

@@ -65,6 +65,8 @@ class StreamableHttpConnector:
         if handshake.upstream_session_id and not await self._still_known(link):
             return await self._reopen(session, handshake, inbox)
         link.established = Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
+        if session.listening:
+            link.hold_until_listening()
         self._resume_calls(session, link, inbox)
         return link
 
@@ -114,6 +116,8 @@ class StreamableHttpConnector:
                 raise ConnectRejected("auth_gone", link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
+        if session.listening:
+            link.hold_until_listening()
         inbox.start_soon(_hand_over, rehearsal)
         return link
 
