@@ -76,17 +76,18 @@ async def serve(
         pool = HttpPool()
         await upstreams.start(pool.run)
         opened.callback(upstreams.cancel_scope.cancel)
+        connect = Upstreams(settings.servers, pool)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
                     settings.store,
                     codec=codec_of(settings),
-                    connect=Upstreams(settings.servers, pool),
+                    connect=connect,
                     options=_runtime_options(settings),
                     progress=restoring_progress(),
                 )
             )
-        gateway = _gateway(settings, runtime)
+        gateway = _gateway(settings, runtime, connect)
         async with trio.open_nursery() as serving:
             serving.start_soon(Watchdog().run)
             served = trio.Event()
@@ -143,12 +144,13 @@ def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: fl
     return Serving(f"http://{shown}:{port}", restored, statistics.uninitialized, seconds)
 
 
-def _gateway(settings: Settings, runtime: Runtime) -> Gateway:
+def _gateway(settings: Settings, runtime: Runtime, upstreams: Upstreams) -> Gateway:
     return Gateway(
         runtime,
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        breakers=upstreams.breakers,
     )
 
 

@@ -25,6 +25,7 @@ from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.upstreams.breaker import Breaker
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -41,6 +42,7 @@ class Gateway:
         options: StreamableHttpOptions = StreamableHttpOptions(),
         operations: Sequence[Operation] = (),
         operators: Operators = Operators(),
+        breakers: Mapping[str, Breaker] | None = None,
     ) -> None:
         """
         Args:
@@ -49,6 +51,7 @@ class Gateway:
           policy: whom the guard lets in.
           operations: what is served beside MCP; of two that serve a path, the first answers.
           operators: who may use those that are for operators only.
+          breakers: by name, of the servers that have one.
         """
         self._runtime = runtime
         self._policy = policy
@@ -57,7 +60,10 @@ class Gateway:
         self._draining = False
         self._faces: dict[str, Face] = {}
         for name, upstream_transport in servers.items():
-            face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            breaker = (breakers or {}).get(name)
+            face = StreamableHttp(
+                runtime, name, upstream_transport=upstream_transport, options=options, breaker=breaker
+            )
             self._faces[f"/servers/{name}/mcp"] = face
             if len(servers) == 1:
                 self._faces["/mcp"] = face

@@ -9,6 +9,7 @@ handle, and carries outcomes. A client that goes away ends its connection, never
 from __future__ import annotations
 
 import functools
+import math
 
 import attrs
 import trio
@@ -26,6 +27,7 @@ from persistence.store import SnapshotCorrupt, StoreUnavailable
 from transport import mcp, sse
 from transport.exchange import Exchange, Headers
 from transport.handler import JSON_HEADERS
+from transport.upstreams.breaker import Breaker
 
 RETRY_AFTER_SECONDS = 1  # what waits briefly comes back soon; a client's own backoff does the rest
 CURSOR_LOST_STATUS = 410  # gone for good: another try with this cursor is of no use
@@ -49,7 +51,13 @@ class StreamableHttp:
         *,
         upstream_transport: str,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        breaker: Breaker | None = None,
     ) -> None:
+        """
+        Args:
+          breaker: of that server; while it is open, what would go there is refused at once. None: it never is.
+        """
+        self._breaker = breaker or Breaker()
         self._runtime = runtime
         self._server_id = server_id
         self._upstream_transport = upstream_transport
@@ -97,6 +105,8 @@ class _Answering:
         exchange = self._exchange
         body = await exchange.body()
         route = mcp.classify_post(exchange.head.headers, body)
+        if not self._face._breaker.is_closed and await self._turned_away(route):
+            return
         if isinstance(route, mcp.Request):
             await self._request(route)
         elif isinstance(route, mcp.Rejection):
@@ -107,6 +117,25 @@ class _Answering:
             await self._batch(route)
         else:
             await self._pass_on(route)
+
+    async def _turned_away(self, route: mcp.Posted) -> bool:
+        """Refuse what would wait in vain for an upstream that is known to be away."""
+        if isinstance(route, mcp.Rejection):
+            return False
+        try:
+            if not isinstance(route, mcp.Initialize):
+                self._session(route.session_id).actor()
+        except (SessionNotFound, Draining):
+            return False  # what is to be said of that is said later; it costs no trial
+        breaker = self._face._breaker
+        seconds = breaker.admit()
+        if not seconds:
+            return False
+        unavailable = say.NotDone(say.Problem.UNAVAILABLE, breaker.describe())
+        asked = route.message if isinstance(route, mcp.Initialize | mcp.Request) else None
+        request_id = asked.id if asked is not None else None
+        await self._not_done(unavailable, request_id, retry_after_seconds=math.ceil(seconds))
+        return True
 
     # ---- requests ----
 
@@ -308,9 +337,11 @@ class _Answering:
         headers = (*JSON_HEADERS, *rejection.headers, *self._extra)
         await self._exchange.respond(rejection.status, headers, rejection.body)
 
-    async def _not_done(self, outcome: say.NotDone, request_id: RequestId | None) -> None:
+    async def _not_done(
+        self, outcome: say.NotDone, request_id: RequestId | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
+    ) -> None:
         status, code = _STATUSES[outcome.problem]
-        headers: Headers = ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),) if status == 503 else ()
+        headers: Headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 

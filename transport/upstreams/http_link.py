@@ -20,12 +20,15 @@ import trio
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
+from transport.upstreams.breaker import Breaker
 from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
     error_answer,
     failure_of,
+    may_pass,
+    note_life,
     says_session_is_lost,
     session_is_lost,
 )
@@ -52,14 +55,13 @@ class StreamableHttpLink:
         headers: Sequence[tuple[str, str]],
         inbox: Inbox,
         limits: HttpLimits,
+        breaker: Breaker,
         *,
         upstream_session_id: str = "",
         protocol_version: str = "",
         standalone_cursor: str = "",
     ) -> None:
-        """Args:
-        headers: what every request carries besides the protocol's own headers.
-        """
+        """Args: `headers` are what every request carries besides the protocol's own."""
         self.established = Established(upstream_session_id=upstream_session_id)
         self.resumable = True
         self.unauthorized = ""  # what the upstream said when it refused our credentials
@@ -68,6 +70,7 @@ class StreamableHttpLink:
         self._headers = headers
         self._inbox = inbox
         self._limits = limits
+        self._breaker = breaker
         self._version = protocol_version
         self._standalone_cursor = standalone_cursor
         self._is_listening = False
@@ -90,6 +93,9 @@ class StreamableHttpLink:
     def send(self, message: Message, ticket: int) -> None:
         if self._closed:
             raise LinkLost("the link is closed")
+        if not self._breaker.is_closed and self._breaker.blocked_seconds():
+            self._inbox.refused(ticket, Failure.NOT_SENT, self._breaker.describe())
+            return
         job: CallJob | PostJob
         if message.kind is Kind.REQUEST:
             assert message.id is not None
@@ -159,8 +165,7 @@ class StreamableHttpLink:
     def hold_until_listening(self) -> None:
         """Send nothing before the upstream's own stream has its head, or is refused, or a second is over.
 
-        For a session that listened before: what the upstream says as soon as it hears from the session again would
-        come before there is a stream for it, and be lost by an upstream without an event store.
+        For a session that listened before: an upstream without an event store loses what it says earlier.
         """
         self._held = []
 
@@ -197,6 +202,7 @@ class StreamableHttpLink:
 
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(call)
+        note_life(self._breaker, head, body)
         if head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
@@ -242,6 +248,7 @@ class StreamableHttpLink:
     # ---- streams ----
 
     def call_streams(self, call: CallJob, head: ResponseHead) -> None:
+        note_life(self._breaker, head, b"")
         if head.is_encoded:
             self._jobs.discard(call)
             call.abandon()
@@ -334,6 +341,7 @@ class StreamableHttpLink:
 
     def post_answered(self, post: PostJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(post)
+        note_life(self._breaker, head, body)
         if self._closed:
             return
         if 200 <= head.status < 300:
@@ -389,7 +397,7 @@ class StreamableHttpLink:
             await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
 
     def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
-        if not get.opened and get.head is not None and not _may_pass(get.head.status):
+        if not get.opened and get.head is not None and not may_pass(get.head.status):
             return describe(get.head, get.body)
         if failures > self._limits.resume_tries_max:
             return get.detail or (describe(get.head, get.body) if get.head is not None else "no answer")
@@ -405,7 +413,7 @@ class StreamableHttpLink:
             get = await self._follow(stream, self._limits.listen_silence_seconds_max, self._release)
             if self._closed:
                 return
-            if not get.opened and get.head is not None and not _may_pass(get.head.status):
+            if not get.opened and get.head is not None and not may_pass(get.head.status):
                 self._stop_listening(get.head, get.body)
                 return
             failures = 0 if get.opened else failures + 1
@@ -439,9 +447,3 @@ class StreamableHttpLink:
         """Double the pause with each failure; random, so that a thousand links do not come back at once."""
         ceiling = min(self._limits.backoff_seconds_max, 2.0 ** min(failures, 16))
         return ceiling * random.uniform(0.5, 1.0)
-
-
-def _may_pass(status: int) -> bool:
-    """Whether a GET that was answered so may succeed later. 409: the server has not noticed yet that its former
-    stream to us is dead."""
-    return status in (408, 409, 425, 429) or (status >= 500 and status != 501)
