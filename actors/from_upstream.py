@@ -104,8 +104,21 @@ def _receive_unasked(turn: Turn, command: say.Receive) -> None:
         _refuse_large(turn, message)
     elif message.kind is Kind.REQUEST:
         _ask(turn, message, stream_id)
+    elif message.method == "notifications/cancelled":
+        turn.log(stream_id, _withdraw_ask(turn, message))
     else:
         turn.log(stream_id, message)
+
+
+def _withdraw_ask(turn: Turn, message: Message) -> Message:
+    """Take a question back; give the cancellation under the id by which the client knows the question."""
+    upstream_id = jsonrpc.cancelled_id(message)
+    asks = (ask for ask in turn.state.asks.values() if not ask.withdrawn)
+    ask = next((ask for ask in asks if ask.upstream_id == upstream_id), None)
+    if ask is None:
+        return message
+    turn.happen(say.AskClosed(ask.client_id))
+    return message if ask.client_id == ask.upstream_id else jsonrpc.with_cancelled_id(message, ask.client_id)
 
 
 def _refuse_large(turn: Turn, message: Message) -> None:

@@ -195,6 +195,34 @@ def with_id(message: Message, id: RequestId) -> Message:
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+class _RequestIdOnly(msgspec.Struct, frozen=True, gc=False):
+    requestId: int | str | None = None
+
+
+class _Cancellation(msgspec.Struct, gc=False):
+    params: _RequestIdOnly = _RequestIdOnly()
+
+
+_decode_cancellation = msgspec.json.Decoder(_Cancellation).decode
+
+
+def cancelled_id(message: Message) -> RequestId | None:
+    """Read which request a cancellation withdraws; None where it does not say."""
+    try:
+        return _decode_cancellation(message.raw).params.requestId
+    except msgspec.MsgspecError:
+        return None
+
+
+def with_cancelled_id(message: Message, id: RequestId) -> Message:
+    """Give the same cancellation, of a request under another id; `cancelled_id` must have found one."""
+    fields = _decode_fields(message.raw)
+    params = _decode_fields(fields["params"])
+    params["requestId"] = msgspec.Raw(_encode(id))
+    fields["params"] = msgspec.Raw(_encode(params))
+    return Message(message.kind, message.id, message.method, _encode(fields))
+
+
 class RequestFailed(Exception):
     """The answer to a request is a JSON-RPC error: its code, message and data."""
 

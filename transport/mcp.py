@@ -144,7 +144,7 @@ def _classify_initialize(message: Message, session_id: str) -> Initialize | Reje
             "initialize opens a new session: send it without an Mcp-Session-Id header",
             message.id,
         )
-    return Initialize(message)
+    return Initialize(_offered(message))
 
 
 def _classify_message(message: Message, session_id: str) -> Request | Notification | Answer:
@@ -264,14 +264,6 @@ class _NamedRequest(msgspec.Struct, gc=False):
     params: _NameOnly | msgspec.UnsetType = msgspec.UNSET
 
 
-class _RequestIdOnly(msgspec.Struct, gc=False):
-    requestId: int | str | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Cancellation(msgspec.Struct, gc=False):
-    params: _RequestIdOnly | msgspec.UnsetType = msgspec.UNSET
-
-
 # A tuple of one more than may be: what follows is checked and skipped, so that an array of a million numbers costs
 # no memory.
 _Entries = msgspec.defstruct(
@@ -290,7 +282,6 @@ def _first_entries(body: bytes) -> list[bytes]:
 
 
 _decode_named = msgspec.json.Decoder(_NamedRequest).decode
-_decode_cancellation = msgspec.json.Decoder(_Cancellation).decode
 
 
 def _named(message: Message) -> _NameOnly:
@@ -318,13 +309,7 @@ def _setup(message: Message) -> SetupChange | None:
 def _cancels(message: Message) -> RequestId | None:
     if message.method != "notifications/cancelled":
         return None
-    try:
-        params = _decode_cancellation(message.raw).params
-    except msgspec.MsgspecError:
-        return None
-    if params is msgspec.UNSET or params.requestId is msgspec.UNSET:
-        return None
-    return params.requestId
+    return jsonrpc.cancelled_id(message)
 
 
 class _VersionOnly(msgspec.Struct, gc=False):
@@ -336,6 +321,35 @@ class _InitializeAnswer(msgspec.Struct, gc=False):
 
 
 _decode_initialize_answer = msgspec.json.Decoder(_InitializeAnswer).decode
+
+
+class _OpeningParams(msgspec.Struct, gc=False):
+    params: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_opening = msgspec.json.Decoder(_OpeningParams).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _offered(message: Message) -> Message:
+    """Give the opening as the upstream is to see it: with a revision that the gateway carries.
+
+    One that it does not know becomes the newest that it does, which is also what a server would answer (lifecycle,
+    Version Negotiation). Otherwise client and upstream might agree on what is not understood in between. Everything
+    else stays as it is; what is malformed is for the upstream to refuse.
+    """
+    try:
+        params = _decode_opening(message.raw).params
+        if params is msgspec.UNSET or params.protocolVersion in HANDSHAKE_REVISIONS:
+            return message
+        fields = _decode_fields(message.raw)
+        inner = _decode_fields(fields["params"])
+    except msgspec.MsgspecError:
+        return message
+    inner["protocolVersion"] = msgspec.Raw(_encode(HANDSHAKE_REVISIONS[-1]))
+    fields["params"] = msgspec.Raw(_encode(inner))
+    return msgspec.structs.replace(message, raw=_encode(fields))
 
 
 def negotiated_revision(initialize_answer: bytes) -> str:
