@@ -296,6 +296,17 @@ async def test_killed_gateway_leaves_no_stdio_server_behind(bed: Bed) -> None:
     await wait_until("its server noticed", lambda: not is_running(process))
 
 
+async def test_deleted_session_ends_its_stdio_server_and_no_other(bed: Bed) -> None:
+    gateway = await bed.gateway(only=bed.stdio)
+    client, other = RawClient(gateway.url()), RawClient(gateway.url())
+    for each in (client, other):
+        await each.open_session()
+    process, other_process = int(await client.call("process")), int(await other.call("process"))
+    assert (await client.delete()).status == 200
+    await wait_until("its server has ended", lambda: not is_running(process))
+    assert is_running(other_process)
+
+
 def is_running(process: int) -> bool:
     """Whether a process runs. One that has ended and was not waited for (nobody is left to) does not."""
     try:

@@ -143,6 +143,24 @@ async def test_malformed_opening_is_for_the_upstream_to_refuse(params: object) -
     assert found.message.raw == raw
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("tasks/get", "tasks/result", "tasks/list", "tasks/cancel", "completion/complete", "resources/templates/list"),
+        *("vendor/method", "", "rpc.x", "日本"),
+    ],
+)
+async def test_any_method_goes_through_with_its_bytes(method: str) -> None:
+    name = json.dumps(method, ensure_ascii=False)
+    raw = f'{{ "id" : 1,"params": {{"task":{{"ttl":60000}},"_meta":{{}}}}, "method":{name},"jsonrpc":"2.0","x":1.0}}'
+    async with open_way() as way:
+        headers = {"mcp-session-id": await way.open()}
+        exchange = await way.ask(FakeExchange("POST", body=raw.encode(), headers=headers))
+
+        assert exchange.json["result"] == {}
+        assert way.upstream.requests[-1].body == raw.encode()
+
+
 async def test_no_header_of_the_client_reaches_the_upstream() -> None:
     secrets = {
         "authorization": "Bearer s3cret",
