@@ -129,6 +129,15 @@ def _asks_withdrawn(state: SessionState, event: say.AsksWithdrawn, limits: Limit
     return {"asks": {key: attrs.evolve(ask, withdrawn=True) for key, ask in state.asks.items()}}
 
 
+def _task_heard(state: SessionState, event: say.TaskHeard, limits: Limits) -> _Changes:
+    if not event.until_unix_s:
+        return {"tasks": _without(state.tasks, event.task_id)}
+    tasks = {**state.tasks, event.task_id: event.until_unix_s}
+    while len(tasks) > limits.tasks_max:
+        del tasks[next(iter(tasks))]
+    return {"tasks": tasks}
+
+
 def _setup_kept(state: SessionState, event: say.SetupKept, limits: Limits) -> _Changes:
     setup = {**_without(state.setup, event.key), event.key: event.raw}
     while len(setup) > limits.setup_max:
@@ -218,6 +227,7 @@ _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {
     say.AskOpened: _ask_opened,
     say.AskClosed: _ask_closed,
     say.AsksWithdrawn: _asks_withdrawn,
+    say.TaskHeard: _task_heard,
     say.SetupKept: _setup_kept,
     say.SetupDropped: _setup_dropped,
     say.StreamOpened: _stream_opened,

@@ -7,6 +7,8 @@ standalone stream.
 
 from __future__ import annotations
 
+import math
+
 from msgspec.structs import replace
 
 from actors import jsonrpc
@@ -16,6 +18,7 @@ from actors.jsonrpc import Kind, Message, RequestId, with_id
 from actors.link import About, Failure
 from actors.sharing import shared
 from actors.state import Ask, Call, Handshake, LinkPhase
+from actors.tasks import TaskNews, news_in_answer, news_in_notification
 from actors.turn import Turn
 
 
@@ -39,7 +42,20 @@ def _receive_answer(turn: Turn, command: say.Receive) -> None:
         return
     if call.setup is not None and not message.is_error and call.message is not None:
         _keep_setup(turn, call, call.message)
+    if call.message is not None:
+        _note_task(turn, news_in_answer(call.method, call.message, message))
     turn.answer(call, message, failed=message.is_error)
+
+
+def _note_task(turn: Turn, news: TaskNews | None) -> None:
+    """Remember a task for as long as it lives: its server is not to be ended for idleness meanwhile."""
+    if news is None:
+        return
+    if news.is_live:
+        seconds = min(news.ttl_seconds or math.inf, turn.limits.task_seconds_max)
+        turn.happen(say.TaskHeard(news.id, turn.now_unix_s + seconds))
+    elif news.id in turn.state.tasks:
+        turn.happen(say.TaskHeard(news.id, 0.0))
 
 
 def _open(turn: Turn, call: Call, command: say.Receive) -> None:
@@ -107,6 +123,7 @@ def _receive_unasked(turn: Turn, command: say.Receive) -> None:
     elif message.method == "notifications/cancelled":
         turn.log(stream_id, _withdraw_ask(turn, message))
     else:
+        _note_task(turn, news_in_notification(message))
         turn.log(stream_id, message)
 
 

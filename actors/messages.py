@@ -305,6 +305,14 @@ class AsksWithdrawn(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = True
 
 
+class TaskHeard(Said, frozen=True, gc=False):
+    """A task of the other side was made, or goes on, or (until is 0) has ended."""
+
+    hard: ClassVar[bool] = False
+    task_id: str
+    until_unix_s: float
+
+
 class SetupKept(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = True
     key: str
@@ -386,6 +394,7 @@ Event = (
     | AskOpened
     | AskClosed
     | AsksWithdrawn
+    | TaskHeard
     | SetupKept
     | SetupDropped
     | StreamOpened

@@ -246,12 +246,17 @@ class SessionActor:
         state = self._state
         if state is None or state.busy or len(self._mailbox) or not self._gate.is_clear or self._waiting:
             return 0.0
-        if state.connect_tickets or self._is_read or self._is_updated:
+        if state.connect_tickets or self._is_read or self._is_updated or (state.tasks and self._works_on_task(state)):
             return 0.0
         used_until = (
             self._last_turn_seconds if self._log is None else max(self._last_turn_seconds, self._log.read_until_seconds)
         )
         return trio.current_time() - used_until
+
+    def _works_on_task(self, state: SessionState) -> bool:
+        """Whether a task of its client would be lost with its link. One that can be resumed loses none."""
+        now_unix_s = self._shared.clock.now_unix_s()
+        return not self._link.resumable and any(until > now_unix_s for until in state.tasks.values())
 
     @property
     def _is_read(self) -> bool:
@@ -572,6 +577,7 @@ class SessionActor:
     def _may_leave(self) -> bool:
         state = self.state
         in_use = state.busy or self._waiting or len(self._mailbox) or self._is_read or self._is_updated
+        in_use = in_use or (state.tasks and self._works_on_task(state))
         return not in_use and self._gate.is_clear
 
     def _buried(self, item: _Buried) -> None:
