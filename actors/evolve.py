@@ -63,7 +63,7 @@ def _client_ready(state: SessionState, event: say.ClientReady, limits: Limits) -
 def _reinitialized(state: SessionState, event: say.Reinitialized, limits: Limits) -> _Changes:
     assert state.handshake is not None
     handshake = attrs.evolve(state.handshake, upstream_session_id=event.upstream_session_id)
-    return {"handshake": handshake, "standalone_cursor": ""}
+    return {"handshake": handshake, "standalone_cursor": "", "tasks": NOTHING}
 
 
 def _link_changed(state: SessionState, event: say.LinkChanged, limits: Limits) -> _Changes:

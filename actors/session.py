@@ -577,8 +577,7 @@ class SessionActor:
     def _may_leave(self) -> bool:
         state = self.state
         in_use = state.busy or self._waiting or len(self._mailbox) or self._is_read or self._is_updated
-        in_use = in_use or (state.tasks and self._works_on_task(state))
-        return not in_use and self._gate.is_clear
+        return not in_use and not (state.tasks and self._works_on_task(state)) and self._gate.is_clear
 
     def _buried(self, item: _Buried) -> None:
         if item.receipt.failure is not None:

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from actors import jsonrpc
 from actors import messages as say
-from actors.link import About
+from actors.link import About, Established
 from actors.reaper import ReaperRules
 from actors.state import Limits
 from tests.actors.fake_link import FakeUpstream
@@ -55,6 +55,14 @@ def test_task_that_has_ended_holds_nothing(status: str) -> None:
     assert not session.state.tasks
     create(session)
     call(session, "tasks/get", {"taskId": "t"}, {**TASK, "status": status})
+    assert not session.state.tasks
+
+
+def test_tasks_of_a_lost_incarnation_hold_nothing() -> None:
+    session = opened()
+    create(session)
+    session.take(say.LinkDown("gone"))
+    session.take(say.LinkUp(Established(upstream_session_id="another")))
     assert not session.state.tasks
 
 
