@@ -42,7 +42,7 @@ def _receive_answer(turn: Turn, command: say.Receive) -> None:
         return
     if call.setup is not None and not message.is_error and call.message is not None:
         _keep_setup(turn, call, call.message)
-    if call.message is not None:
+    if call.message is not None and b'"task' in call.message.raw:  # few answers need to be looked into
         _note_task(turn, news_in_answer(call.method, call.message, message))
     turn.answer(call, message, failed=message.is_error)
 

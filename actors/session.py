@@ -201,8 +201,8 @@ class SessionActor:
             return outcome
         self._link.hurry()
         ticket = next(self._tickets)
-        for _ in range(further_tickets):
-            next(self._tickets)
+        if further_tickets:
+            self._tickets = itertools.count(ticket + further_tickets + 1)
         self._mailbox.put(make(ticket))
         self._waiting[ticket] = outcome
         return outcome

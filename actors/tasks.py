@@ -58,7 +58,7 @@ def news_in_answer(method: str, request: Message, answer: Message) -> TaskNews |
     try:
         if method.startswith(_METHOD_PREFIX):
             return _news(_decode_answer(answer.raw).result)
-        if b'"task"' in request.raw:  # without that, nobody asked for a task; few answers need to be looked into
+        if b'"task"' in request.raw:  # without that, nobody asked for a task
             return _news(_decode_created(answer.raw).result.task)
     except msgspec.MsgspecError:
         pass  # an error, a list of tasks, or something else
