@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
@@ -34,11 +35,23 @@ class UpstreamHealth:
 class Upstreams:
     """Implements `actors.link.Connect` for all configured servers."""
 
-    def __init__(self, servers: Mapping[str, targets.Target], pool: HttpPool) -> None:
+    def __init__(
+        self,
+        servers: Mapping[str, targets.Target],
+        pool: HttpPool,
+        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+          servers: where each server is, by name.
+          pool: carries HTTP; it must be running.
+          headers: sent to a server with every request, by the server's name: our credentials, never a client's.
+        """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
         self._connectors: dict[str, Connect] = {
-            name: _connector(target, pool, self.breakers[name]) for name, target in servers.items()
+            name: _connector(target, pool, headers.get(name, {}), self.breakers[name])
+            for name, target in servers.items()
         }
 
     def health(self) -> Sequence[UpstreamHealth]:
@@ -86,10 +99,10 @@ class _Observed:
         return link
 
 
-def _connector(target: targets.Target, pool: HttpPool, breaker: Breaker) -> Connect:
+def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str], breaker: Breaker) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url), breaker=breaker)
+            return StreamableHttpConnector(pool, HttpTarget.parse(url), headers, breaker=breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
