@@ -1,0 +1,138 @@
+"""Weaknesses: protections taken away on purpose, so that the harness is seen to notice.
+
+Each takes its protection away in this process, for good: they are for child processes, and for `weakened` blocks,
+which put it back. None of them is reachable from the product's settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from actors.clock import SteadyClock
+from persistence import codec, sqlite, sqlite_statements
+from persistence.ballast import Ballast
+from persistence.records import Batch, Fence
+from persistence.sqlite import SqliteStore
+from persistence.store import StoreBroken, StoreFull
+
+EARLY = "acknowledges-early"  # receipts do not wait for the commit; the workload and the runtime know how
+NORMAL = "synchronous-normal"
+OFF = "synchronous-off"
+DEAF = "ignores-refusals"
+NO_BALLAST = "no-ballast"
+UNLOCKED = "no-lock"
+UNFENCED = "no-lock-no-fence"
+UNCHECKED = "no-checksum"
+WALL_CLOCK = "wall-clock"
+LYING = "lying-disk"  # a fake's own: tests/persistence/faulty.py
+
+Put = Callable[[object, str, object], None]  # as setattr
+
+
+def weaken(weakness: str) -> None:
+    """Take a protection away, for as long as this process lives; "" takes none."""
+    _apply(weakness, setattr)
+
+
+@contextlib.contextmanager
+def weakened(weakness: str) -> Iterator[None]:
+    """Take a protection away for the length of a block."""
+    with contextlib.ExitStack() as undo:
+
+        def put(owner: object, name: str, value: object) -> None:
+            undo.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+
+        _apply(weakness, put)
+        yield
+
+
+def _apply(weakness: str, put: Put) -> None:
+    if weakness:
+        _WEAKNESSES[weakness](put)
+
+
+def _nothing(put: Put) -> None:
+    """What whoever runs the fault does itself."""
+
+
+def _synchronous(level: str, put: Put) -> None:
+    pragmas = tuple(
+        f"synchronous = {level}" if one == "synchronous = FULL" else one for one in sqlite_statements.PRAGMAS
+    )
+    assert pragmas != sqlite_statements.PRAGMAS
+    put(sqlite_statements, "PRAGMAS", pragmas)
+
+
+def _ignore_refusals(put: Put) -> None:
+    commit = SqliteStore.commit
+
+    async def commit_or_not(self: SqliteStore, batch: Batch) -> None:
+        await trio.lowlevel.checkpoint()
+        with contextlib.suppress(StoreBroken, StoreFull):
+            await commit(self, batch)
+
+    put(SqliteStore, "commit", commit_or_not)
+
+
+def _carry_no_ballast(put: Put) -> None:
+    put(Ballast, "take", lambda self: None)
+
+
+class _UnlockedConnection(sqlite3.Connection):
+    """Leaves the file open to other processes."""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute(statement.replace("locking_mode = EXCLUSIVE", "locking_mode = NORMAL"), *values)
+
+
+def _leave_unlocked(put: Put) -> None:
+    # The store's own module calls sqlite3.connect; only what it connects becomes weaker.
+    connect = functools.partial(sqlite3.connect, factory=_UnlockedConnection)
+
+    def connect_unlocked(path: Path, mode: str) -> sqlite3.Connection:
+        return connect(f"file:{path}?mode={mode}", uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+
+    put(sqlite, "_connect", connect_unlocked)
+
+
+def _leave_unfenced(put: Put) -> None:
+    _leave_unlocked(put)
+    database: Any = sqlite._Database
+    commit = database.commit
+
+    def commit_as_anybody(self: Any, batch: Batch) -> None:
+        commit(self, attrs.evolve(batch, fence=Fence("anybody", self._incarnation())))
+
+    put(database, "commit", commit_as_anybody)
+
+
+def _leave_unchecked(put: Put) -> None:
+    put(codec, "_checksum", lambda about, head, payload: 0)
+
+
+def _tell_wall_time(put: Put) -> None:
+    put(SteadyClock, "now_unix_s", lambda self: time.time())
+
+
+_WEAKNESSES: Mapping[str, Callable[[Put], None]] = {
+    EARLY: _nothing,
+    LYING: _nothing,
+    NORMAL: functools.partial(_synchronous, "NORMAL"),
+    OFF: functools.partial(_synchronous, "OFF"),
+    DEAF: _ignore_refusals,
+    NO_BALLAST: _carry_no_ballast,
+    UNLOCKED: _leave_unlocked,
+    UNFENCED: _leave_unfenced,
+    UNCHECKED: _leave_unchecked,
+    WALL_CLOCK: _tell_wall_time,
+}
