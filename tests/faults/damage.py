@@ -16,7 +16,7 @@ import trio
 
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from persistence.store import SnapshotCorrupt, SnapshotTooNew
+from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
 from tests.faults.facts import Fact, entry_of, snapshot_of, what_is_wrong
 from tests.faults.fault import Control, Fault, Trial
 from tests.faults.weaknesses import UNCHECKED, weakened
@@ -95,7 +95,7 @@ async def _read(path: Path, hit: set[str]) -> tuple[int, list[str]]:
         except SnapshotCorrupt:
             lost += session_id not in hit
             continue
-        except SnapshotTooNew as error:
+        except (SnapshotTooNew, StoreUnavailable) as error:
             broken.append(f"damage taken for a newer version's record: {error}")
             continue
         wrong = what_is_wrong(session_id, kept, log)

@@ -11,7 +11,7 @@ from tests.faults.gateway_kills import GATEWAY
 from tests.faults.power_cuts import POWER_CUT
 from tests.faults.random_kills import RUNTIME, WRITER
 from tests.faults.system_calls import EACH_CALL, EACH_SYNC
-from tests.faults.zombies import FENCED, LOCKED
+from tests.faults.zombies import LOCKED
 
 ROWS: tuple[Fault, ...] = (
     CLOCK_JUMP,
@@ -21,7 +21,6 @@ ROWS: tuple[Fault, ...] = (
     RUNTIME,
     GATEWAY,
     LOCKED,
-    FENCED,
     EACH_CALL,
     EACH_SYNC,
     FULL_DISK,

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import trio
 
 from actors.clock import SteadyClock
-from persistence import codec, sqlite, sqlite_statements
+from persistence import envelope, sqlite, sqlite_statements
 from persistence.ballast import Ballast
-from persistence.records import Batch, Fence
+from persistence.records import Batch
 from persistence.sqlite import SqliteStore
 from persistence.store import StoreBroken, StoreFull
 
@@ -30,7 +29,6 @@ OFF = "synchronous-off"
 DEAF = "ignores-refusals"
 NO_BALLAST = "no-ballast"
 UNLOCKED = "no-lock"
-UNFENCED = "no-lock-no-fence"
 UNCHECKED = "no-checksum"
 WALL_CLOCK = "wall-clock"
 LYING = "lying-disk"  # a fake's own: tests/persistence/faulty.py
@@ -105,19 +103,8 @@ def _leave_unlocked(put: Put) -> None:
     put(sqlite, "_connect", connect_unlocked)
 
 
-def _leave_unfenced(put: Put) -> None:
-    _leave_unlocked(put)
-    database: Any = sqlite._Database
-    commit = database.commit
-
-    def commit_as_anybody(self: Any, batch: Batch) -> None:
-        commit(self, attrs.evolve(batch, fence=Fence("anybody", self._incarnation())))
-
-    put(database, "commit", commit_as_anybody)
-
-
 def _leave_unchecked(put: Put) -> None:
-    put(codec, "_checksum", lambda about, head, payload: 0)
+    put(envelope, "_checksum", lambda about, head, payload: 0)
 
 
 def _tell_wall_time(put: Put) -> None:
@@ -132,7 +119,6 @@ _WEAKNESSES: Mapping[str, Callable[[Put], None]] = {
     DEAF: _ignore_refusals,
     NO_BALLAST: _carry_no_ballast,
     UNLOCKED: _leave_unlocked,
-    UNFENCED: _leave_unfenced,
     UNCHECKED: _leave_unchecked,
     WALL_CLOCK: _tell_wall_time,
 }

@@ -1,8 +1,8 @@
 """The zombie owner: stopped (SIGSTOP) in the middle of its work, taken for dead, succeeded, and awake again.
 
-A SQLite store has two protections. The lock on the file refuses a successor for as long as the first one exists, even
-stopped: that is the promise. Behind it is the fence, for stores and file systems without such a lock: a successor's
-claim makes every later commit of the first one fail. To see the fence at work, the lock is taken away.
+A SQLite store has a lock on its file, which refuses a successor for as long as the first one exists, even stopped:
+that is the promise. (Behind it there is no fence between processes: who has the file to itself checks fences in memory.
+Stores that are shared have one; see `redis_zombies.py`.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.faults import exits
 from tests.faults.child import Child, HarnessFailed, run_to_end
 from tests.faults.fault import Control, Fault, Trial
 from tests.faults.recovery import recover
-from tests.faults.weaknesses import UNFENCED, UNLOCKED
+from tests.faults.weaknesses import UNLOCKED
 
 _NOTED_MIN = 40
 _TRIES = 30  # a first one that is stopped in the middle of a commit has SQLite's own lock: another moment
@@ -67,15 +67,6 @@ LOCKED = Fault(
     "the successor is refused (the file is locked); the first one goes on",
     meet_successor,
     6,
-    (Control(UNFENCED, "no lock, no fence"),),
+    (Control(UNLOCKED, "no lock"),),
     control_runs=2,
-)
-FENCED = Fault(
-    "zombie owner without the lock: the fence alone",
-    "the successor's facts stay; the first one's next commit fails and ends it",
-    meet_successor,
-    6,
-    (Control(UNFENCED, "no lock, no fence"),),
-    control_runs=2,
-    weakness=UNLOCKED,
 )
