@@ -25,21 +25,15 @@ def recover(
     at: str = "",
     compare: Compare = lost_facts,
     broken: tuple[str, ...] = (),
-    starts_max: int = 1,
 ) -> Trial:
     """Open the store and compare; a store that does not open has lost everything that was told.
 
     Args:
       broken: promises that were seen to be broken before.
-      starts_max: how many starts it may take until the store can be written again.
     """
     told = read_ledger(ledger)
     try:
         lost, wrong = trio.run(_compare, store, told, compare)
-        for _ in range(starts_max - 1):
-            if _CANNOT_WRITE not in wrong:
-                break
-            lost, wrong = trio.run(_compare, store, told, compare)
     except StoreError as error:
         lost, wrong = len(told), [f"the store does not open: {error}"]
     return Trial(len(told), lost, (*broken, *wrong), at)

@@ -9,7 +9,6 @@ from pathlib import Path
 from tests.faults import exits, strace
 from tests.faults.child import HarnessFailed, run_to_end
 from tests.faults.fault import Control, Fault, Trial
-from tests.faults.ledger import read_ledger
 from tests.faults.recovery import recover
 from tests.faults.weaknesses import DEAF, EARLY
 
@@ -44,14 +43,9 @@ def fail_each_sync(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
     for point in strace.points_of(folder, options, _SYNCS, runs):
         store, ledger = folder / f"{point}.db", folder / f"{point}.ledger"
         code = run_to_end(store, ledger, options, strace.harming(point, "error=EIO"))
-        yield recover(store, ledger, at=str(point), broken=_judge(code, told_nothing=not read_ledger(ledger)))
-
-
-def _judge(code: int, *, told_nothing: bool) -> tuple[str, ...]:
-    # Done is fine, too: the failed sync was the last one, of the checkpoint at the end, and all is in the log. So is
-    # a store that could not be opened, as long as nobody was told of anything.
-    fine = code in (exits.BROKEN, exits.DONE) or (code == exits.UNAVAILABLE and told_nothing)
-    return () if fine else (f"ended with {code}",)
+        # Done is fine, too: the failed sync was the last one, of the checkpoint at the end, and all is in the log.
+        broken = () if code in (exits.BROKEN, exits.DONE) else (f"ended with {code}",)
+        yield recover(store, ledger, at=str(point), broken=broken)
 
 
 EACH_CALL = Fault(

@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from actors.clock import SteadyClock
-from persistence import envelope, sqlite, sqlite_statements
+from persistence import envelope, sqlite_connection, sqlite_statements
 from persistence.ballast import Ballast
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
@@ -83,7 +83,7 @@ def _ignore_refusals(put: Put) -> None:
 
 
 def _carry_no_ballast(put: Put) -> None:
-    put(Ballast, "take", lambda self: None)
+    put(Ballast, "take_first", lambda self: setattr(self, "size", 0))
 
 
 class _UnlockedConnection(sqlite3.Connection):
@@ -94,13 +94,13 @@ class _UnlockedConnection(sqlite3.Connection):
 
 
 def _leave_unlocked(put: Put) -> None:
-    # The store's own module calls sqlite3.connect; only what it connects becomes weaker.
+    # Only what the store connects becomes weaker.
     connect = functools.partial(sqlite3.connect, factory=_UnlockedConnection)
 
     def connect_unlocked(path: Path, mode: str) -> sqlite3.Connection:
         return connect(f"file:{path}?mode={mode}", uri=True, timeout=0, isolation_level=None, check_same_thread=False)
 
-    put(sqlite, "_connect", connect_unlocked)
+    put(sqlite_connection, "_connect", connect_unlocked)
 
 
 def _leave_unchecked(put: Put) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from persistence import sqlite
+from persistence import sqlite_room
 from persistence.records import Batch, LogEntry, Tombstone
 from persistence.sqlite import SqliteStore
 from persistence.store import FenceLost, StoreBroken, StoreInUse, StoreUnavailable
@@ -202,7 +202,7 @@ def main() -> int:
     parser.add_argument("--log-bytes-max", type=int, default=0)
     plan = Plan(**vars(parser.parse_args()))
     if plan.log_bytes_max:
-        sqlite._WAL_BYTES_MAX = plan.log_bytes_max
+        sqlite_room.LOG_BYTES_MAX = plan.log_bytes_max
     if plan.commit_seconds:
         slow_down(plan.commit_seconds)
     weaken(plan.weakness)
