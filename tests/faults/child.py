@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.faults.places import Place
+
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60.0  # against a hang; a start takes half a second, traced and on a busy machine some seconds
 _POLL_SECONDS = 0.002  # what is waited for happens in another process's files: nothing there can wake us
@@ -23,13 +25,13 @@ class Child:
     """One process that works on a store.
 
     Args:
-      store: its file.
+      store: its file or URL.
       ledger: where it notes what it was told.
       options: of tests/faults/workload.py.
       prefix: what it is run under (strace).
     """
 
-    def __init__(self, store: Path, ledger: Path, options: Sequence[str] = (), prefix: Sequence[str] = ()) -> None:
+    def __init__(self, store: Place, ledger: Path, options: Sequence[str] = (), prefix: Sequence[str] = ()) -> None:
         self.store = store
         self.ledger = ledger
         command = [
@@ -111,7 +113,7 @@ class Child:
             time.sleep(_POLL_SECONDS)
 
 
-def run_to_end(store: Path, ledger: Path, options: Sequence[str], prefix: Sequence[str] = ()) -> int:
+def run_to_end(store: Place, ledger: Path, options: Sequence[str], prefix: Sequence[str] = ()) -> int:
     """Run a workload until it ends, by itself or by what it is run under; give its exit code."""
     with Child(store, ledger, options, prefix) as child:
         return child.wait_end()

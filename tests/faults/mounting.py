@@ -24,7 +24,7 @@ def missing() -> str:
         return "needs root"
     absent = [name for name in ("mkfs.ext4", "mount", "umount") if not shutil.which(name)]
     if absent:
-        return f"{', '.join(absent)} not installed"
+        return f"{', '.join(absent)} not installed (Debian: apt install e2fsprogs mount)"
     with tempfile.TemporaryDirectory() as folder:
         try:
             image = Path(folder) / "image"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import trio
 
-from persistence.sqlite import SqliteStore
 from persistence.store import Store, StoreError, StoreFull
 from tests.faults.facts import Fact, lost_facts
 from tests.faults.fault import Trial
 from tests.faults.ledger import read_ledger
+from tests.faults.places import Place, open_place
 
 Compare = Callable[[Store, list[Fact]], Awaitable[tuple[int, list[str]]]]
 
@@ -19,7 +19,7 @@ _CANNOT_WRITE = "there is no room to become its owner"
 
 
 def recover(
-    store: Path,
+    store: Place,
     ledger: Path,
     *,
     at: str = "",
@@ -39,8 +39,8 @@ def recover(
     return Trial(len(told), lost, (*broken, *wrong), at)
 
 
-async def _compare(path: Path, told: list[Fact], compare: Compare) -> tuple[int, list[str]]:
-    store = await SqliteStore.open(path)
+async def _compare(place: Place, told: list[Fact], compare: Compare) -> tuple[int, list[str]]:
+    store = await open_place(place)
     try:
         lost, wrong = await compare(store, told)
         try:

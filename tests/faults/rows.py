@@ -10,6 +10,7 @@ from tests.faults.full_disk import FULL_DISK, KILLED_FULL
 from tests.faults.gateway_kills import GATEWAY
 from tests.faults.power_cuts import POWER_CUT
 from tests.faults.random_kills import RUNTIME, WRITER
+from tests.faults.redis_faults import EMPTIED, FAILED_OVER, FULL, KILLED, SLOW, STOPPED, ZOMBIE
 from tests.faults.system_calls import EACH_CALL, EACH_SYNC
 from tests.faults.zombies import LOCKED
 
@@ -21,6 +22,13 @@ ROWS: tuple[Fault, ...] = (
     RUNTIME,
     GATEWAY,
     LOCKED,
+    KILLED,
+    STOPPED,
+    SLOW,
+    FAILED_OVER,
+    FULL,
+    EMPTIED,
+    ZOMBIE,
     EACH_CALL,
     EACH_SYNC,
     FULL_DISK,

@@ -16,12 +16,12 @@ VALUE = "n"
 _AUTHOR = "runtime"
 
 
-async def update_sessions(store: Path, ledger: Path, sessions: int, *, open_gate: bool) -> None:
+async def update_sessions(url: str, ledger: Path, sessions: int, *, open_gate: bool) -> None:
     """Update values for ever, and note each that is durable."""
     notes = Ledger(ledger)
     options = outlast.RuntimeOptions(gate_open_always=open_gate)
     async with (
-        outlast.open_runtime(f"sqlite:{store}", options=options) as runtime,
+        outlast.open_runtime(url, options=options) as runtime,
         trio.open_nursery() as nursery,
     ):
         made = [await runtime.create(server_id="faults") for _ in range(sessions)]

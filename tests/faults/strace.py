@@ -36,7 +36,7 @@ class Point:
 def missing() -> str:
     """Say why calls cannot be traced here; "" if they can: it may be there and not be allowed."""
     if not shutil.which("strace"):
-        return "strace is not installed"
+        return "strace is not installed (Debian: apt install strace)"
     command = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "true"]
     tried = subprocess.run(command, capture_output=True, text=True, timeout=30.0, check=False)
     return "" if tried.returncode == 0 else f"strace does not work here: {tried.stderr.strip()[-80:]}"

@@ -10,16 +10,17 @@ import contextlib
 import functools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from actors.clock import SteadyClock
-from persistence import envelope, sqlite_connection, sqlite_statements
+from persistence import envelope, redis_scripts, sqlite_connection, sqlite_statements
 from persistence.ballast import Ballast
 from persistence.records import Batch
+from persistence.redis import RedisStore
 from persistence.sqlite import SqliteStore
 from persistence.store import StoreBroken, StoreFull
 
@@ -29,11 +30,15 @@ OFF = "synchronous-off"
 DEAF = "ignores-refusals"
 NO_BALLAST = "no-ballast"
 UNLOCKED = "no-lock"
+UNFENCED = "no-fence"  # of Redis; nor does the workload heed that its lease is lost
+UNSEQUENCED = "no-sequences"  # of Redis
+UNCOUNTED = "no-replica-counted"  # of Redis: whoever runs the fault opens the store at a lower level
 UNCHECKED = "no-checksum"
 WALL_CLOCK = "wall-clock"
 LYING = "lying-disk"  # a fake's own: tests/persistence/faulty.py
 
 Put = Callable[[object, str, object], None]  # as setattr
+Commit = Callable[[Any, Batch], Awaitable[None]]
 
 
 def weaken(weakness: str) -> None:
@@ -72,14 +77,17 @@ def _synchronous(level: str, put: Put) -> None:
 
 
 def _ignore_refusals(put: Put) -> None:
-    commit = SqliteStore.commit
+    for store in (SqliteStore, RedisStore):
+        put(store, "commit", _deaf(store.commit))
 
-    async def commit_or_not(self: SqliteStore, batch: Batch) -> None:
+
+def _deaf(commit: Commit) -> Commit:
+    async def commit_or_not(self: Any, batch: Batch) -> None:
         await trio.lowlevel.checkpoint()
         with contextlib.suppress(StoreBroken, StoreFull):
             await commit(self, batch)
 
-    put(SqliteStore, "commit", commit_or_not)
+    return commit_or_not
 
 
 def _carry_no_ballast(put: Put) -> None:
@@ -107,6 +115,15 @@ def _leave_unchecked(put: Put) -> None:
     put(envelope, "_checksum", lambda about, head, payload: 0)
 
 
+def _change_scripts(what: str, by: str, put: Put) -> None:
+    """Take a protection out of the scripts that commit."""
+    scripts = {name: getattr(redis_scripts, name).replace(what, by) for name in ("COMMIT", "COMMIT_ANYWAY")}
+    for name, script in scripts.items():
+        assert script != getattr(redis_scripts, name)
+        put(redis_scripts, name, script)
+    put(redis_scripts, "ALL", (*redis_scripts.ALL, *scripts.values()))
+
+
 def _tell_wall_time(put: Put) -> None:
     put(SteadyClock, "now_unix_s", lambda self: time.time())
 
@@ -119,6 +136,9 @@ _WEAKNESSES: Mapping[str, Callable[[Put], None]] = {
     DEAF: _ignore_refusals,
     NO_BALLAST: _carry_no_ballast,
     UNLOCKED: _leave_unlocked,
+    UNFENCED: functools.partial(_change_scripts, "if refused then return refused end", ""),
+    UNSEQUENCED: functools.partial(_change_scripts, "if sequence > last then", "if true then"),
+    UNCOUNTED: _nothing,
     UNCHECKED: _leave_unchecked,
     WALL_CLOCK: _tell_wall_time,
 }

@@ -9,31 +9,39 @@ else is done to it from outside.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import attrs
 import trio
 
 from persistence import sqlite_room
-from persistence.records import Batch, LogEntry, Tombstone
+from persistence.leases import Lease
+from persistence.partitions import partition_of
+from persistence.records import Batch, Fence, LogEntry, Tombstone
 from persistence.sqlite import SqliteStore
-from persistence.store import FenceLost, StoreBroken, StoreInUse, StoreUnavailable
+from persistence.store import FenceLost, LeaseHeld, Store, StoreBroken, StoreInUse, StoreUnavailable
 from persistence.writer import Freeze, Receipt, Writer
 from tests.faults import exits
 from tests.faults.facts import Fact, entry_of, snapshot_of
 from tests.faults.ledger import Ledger
+from tests.faults.places import Place, open_place, place_of
 from tests.faults.runtime_workload import update_sessions
-from tests.faults.weaknesses import DEAF, EARLY, weaken
+from tests.faults.weaknesses import DEAF, EARLY, UNFENCED, weaken
 
 Told = Callable[[Receipt], None]
 Submit = Callable[[Told], None]
 Attempt = Callable[[], Awaitable[bool]]
 
+_KINDS = ("steady", "leased", "filling", "filling-killed", "runtime")
+_FIRST_SESSION = "session-0"
+_LEASE_SECONDS = 1.0
 _TRIES = 20  # at making room, and at going on afterwards: each waits for the store's own checkpoint in between
 _TRY_SECONDS = 0.1
 
@@ -42,7 +50,7 @@ _TRY_SECONDS = 0.1
 class Plan:
     """What to do."""
 
-    store: Path
+    store: Place
     ledger: Path
     kind: str
     author: str
@@ -103,32 +111,63 @@ async def run(plan: Plan) -> int:
       The exit code.
     """
     if plan.kind == "runtime":
-        await update_sessions(plan.store, plan.ledger, plan.sessions, open_gate=plan.weakness == EARLY)
+        await update_sessions(f"sqlite:{plan.store}", plan.ledger, plan.sessions, open_gate=plan.weakness == EARLY)
         return exits.DONE
-    store = await SqliteStore.open(plan.store)
+    store = await open_place(plan.store)
     ledger = Ledger(plan.ledger)
     try:
-        writer = Writer(store, await store.claim(plan.author))
         async with trio.open_nursery() as nursery:
+            if plan.kind == "leased":
+                fence = await nursery.start(hold_lease, plan, store)
+            else:
+                fence = await store.claim(plan.author)
+            writer = Writer(store, fence)
             await nursery.start(writer.run)
             desk = Desk(plan, writer, ledger)
-            code = await (write_steadily(desk, store) if plan.kind == "steady" else fill_up(desk))
+            code = await (fill_up(desk) if plan.kind.startswith("filling") else write_steadily(desk, store))
             nursery.cancel_scope.cancel()
     finally:
-        with trio.CancelScope(shield=True):  # a worker's last job, which the device bounds
+        with trio.CancelScope(shield=True):  # a worker's last job, which the device or the server's timeouts bound
             await store.aclose()
     return code
 
 
-async def write_steadily(desk: Desk, store: SqliteStore) -> int:
+async def hold_lease(plan: Plan, store: Store, *, task_status: trio.TaskStatus[Fence]) -> None:
+    """Wait for the lease of the sessions' partition, and keep it for as long as it can be renewed.
+
+    Raises:
+      FenceLost: it ran out, or another has it.
+    """
+    lease: Lease | None = None
+    while lease is None:
+        try:
+            lease = await store.acquire(partition_of(_FIRST_SESSION), plan.author, ttl_seconds=_LEASE_SECONDS)
+        except LeaseHeld as error:
+            await trio.sleep(error.remaining_seconds)
+    task_status.started(lease.fence)
+    while True:
+        await trio.sleep(_LEASE_SECONDS / 3)
+        with contextlib.suppress(*(FenceLost,) if plan.weakness == UNFENCED else ()):
+            lease = await store.renew(lease, ttl_seconds=_LEASE_SECONDS)
+
+
+async def write_steadily(desk: Desk, store: Store) -> int:
     """Write one revision of each session after the other, from where the store stands."""
     headers, _ = await store.scan()
     stands = {header.session_id: header.revision for header in headers}
+    names = itertools.islice(_names(leased=desk.plan.kind == "leased"), desk.plan.sessions)
     async with trio.open_nursery() as nursery:
-        for number in range(desk.plan.sessions):
-            session_id = f"session-{number}"
+        for session_id in names:
             nursery.start_soon(_revise, desk, session_id, stands.get(session_id, 0))
     return exits.DONE
+
+
+def _names(*, leased: bool) -> Iterator[str]:
+    """Name sessions; for who has a lease, those of its partition."""
+    names = (f"session-{number}" for number in itertools.count())
+    if not leased:
+        return names
+    return (name for name in names if partition_of(name) == partition_of(_FIRST_SESSION))
 
 
 async def _revise(desk: Desk, session_id: str, revision: int) -> None:
@@ -189,9 +228,11 @@ def slow_down(seconds: float) -> None:
 def main() -> int:
     """Read the command line, and do it."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.workload")
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=place_of, required=True)
     parser.add_argument("--ledger", type=Path, required=True)
-    parser.add_argument("--kind", choices=("steady", "filling", "filling-killed", "runtime"), default="steady")
+    parser.add_argument(
+        "--kind", choices=("steady", "leased", "filling", "filling-killed", "runtime"), default="steady"
+    )
     parser.add_argument("--author", default="first")
     parser.add_argument("--weakness", default="")
     parser.add_argument("--sessions", type=int, default=8)

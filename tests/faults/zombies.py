@@ -2,7 +2,7 @@
 
 A SQLite store has a lock on its file, which refuses a successor for as long as the first one exists, even stopped:
 that is the promise. (Behind it there is no fence between processes: who has the file to itself checks fences in memory.
-Stores that are shared have one; see `redis_zombies.py`.)
+Stores that are shared have one; see `redis_faults.py`.)
 """
 
 from __future__ import annotations
