@@ -55,8 +55,8 @@ EACH_CALL = Fault(
     10_000,
     (Control(EARLY, "told before it is committed"),),
     control_runs=12,
-    quick_runs=4,
-    quick_control_runs=10,
+    quick_runs=3,
+    quick_control_runs=4,  # two of them at writes in the middle, where something has been told
     missing=strace.missing,
 )
 EACH_SYNC = Fault(
