@@ -33,7 +33,7 @@ Exit codes:
   1         a defect: please report the traceback
   2         bad input (flags, configuration, store, port, a server's
             program); nothing was written
-  3         the store was lost while serving; start again
+  3         the store was lost; stderr says whether to start again
   130, 143  ended at once by a second SIGINT or SIGTERM"""
 
 
@@ -200,7 +200,7 @@ Exit codes:
   1  done, but for some sessions; stderr says which
   2  bad input (flags, document, store); nothing was written,
      or stderr says what was
-  3  the store's device failed, or the store was taken over"""
+  3  the store's device failed, its contents have gone, or it was taken over"""
 
 
 @_program.command("export", short_help="Write all sessions of a store as one JSON document.", epilog=_MOVING_EXIT_CODES)
