@@ -10,6 +10,7 @@ stream has bodies. The writer commits what has gathered as one batch, so session
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -27,6 +28,8 @@ from persistence.opening import open_store
 from persistence.records import LogEntry, Snapshot, Tombstone, Trim
 from persistence.store import Store, StoreFull, StoreInvalid
 from persistence.writer import Receipt, Writer
+
+log = logging.getLogger("outlast.event_journal")
 
 OpenStore = Callable[[], Awaitable[Store]]
 
@@ -171,8 +174,13 @@ class EventJournal:
         return stream.name
 
     async def bury(self, session_id: str, reason: str) -> None:
-        """End a session: its events go, its id does not come back. Fine if there is none."""
-        if self._expiries.pop(session_id, None) is None:
+        """End a session: its events go, its id does not come back; durable on return. Fine if there is none.
+
+        Raises:
+          StoreFull: there was no room even for that; the session goes on.
+        """
+        expires_unix_s = self._expiries.pop(session_id, None)
+        if expires_unix_s is None:
             return
         self._resident.pop(session_id, None)
         self._ended[session_id] = None
@@ -181,15 +189,26 @@ class EventJournal:
         told = _Told()
         self._writer.bury(Tombstone(session_id, reason, self._now_unix_s()), told)
         self._tell_change(session_id)
-        await told.wait()
+        try:
+            await told.wait()
+        except StoreFull:
+            self._ended.pop(session_id, None)
+            self._expiries[session_id] = expires_unix_s
+            raise
 
     async def reap(self) -> None:
         """End sessions whose time is over, for ever."""
         while True:
-            now_unix_s = self._now_unix_s()
-            for session_id in [one for one, expires_unix_s in self._expiries.items() if expires_unix_s <= now_unix_s]:
-                await self.bury(session_id, "expired")
+            try:
+                await self._bury_expired()
+            except StoreFull as full:
+                log.warning("expired sessions could not be removed: %s", full)  # the next round tries again
             await trio.sleep(min(_REAP_SECONDS_MAX, self._limits.ttl_seconds / 4))
+
+    async def _bury_expired(self) -> None:
+        now_unix_s = self._now_unix_s()
+        for session_id in [one for one, expires_unix_s in self._expiries.items() if expires_unix_s <= now_unix_s]:
+            await self.bury(session_id, "expired")
 
     async def _append(self, history: History, stream: Stream, body: bytes, *, ends: bool) -> str:
         entry = history.entry(stream, body, self._now_unix_s())

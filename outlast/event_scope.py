@@ -7,7 +7,7 @@ in its place. The client goes on under its id, and resumes its streams.
 
 - What a server remembers of a session beside that (log level, subscriptions, values of its own) is gone: the SDK has
   nowhere to keep it. Requests that ran at the end of the process end with an error in their streams.
-- A session id is told when the session is durable.
+- A session id is told when the session is durable; its end, too, and when no request finds it any more.
 - Last-Event-ID is looked at here: another session's or a made-up one gets 400, one that fell off the log 410. The SDK
   would answer 200 and nothing.
 - When an event could not be kept, the SDK delivers nothing more in that session. Its connections are ended, and the
@@ -163,21 +163,43 @@ class ScopedApp:
                 if resumes and live.standing is not None:
                     live.standing.cancel()
                 live.standing = cancel
+            say = self._ending(session_id, live, cancel, answer) if scope["method"] == "DELETE" else answer.send
             try:
-                await self._under(live.events, inner, receive, answer.send)
+                await self._under(live.events, inner, receive, say)
             finally:
                 live.requests.discard(cancel)
                 if live.standing is cancel:
                     live.standing = None
         if cancel.cancelled_caught:
             await answer.finish()
-        await self._after(session_id, live, scope, answer.status)
+        self._after(session_id, live, scope, answer.status)
 
-    async def _after(self, session_id: str, live: _Live, scope: Scope, status: int) -> None:
-        if scope["method"] == "DELETE" and status < 300:
-            _let_go(self._live, session_id, live)
-            await self._store.forget(session_id)
-        elif status == 404 and self._owner(scope) == live.owner:
+    def _ending(self, session_id: str, live: _Live, own: anyio.CancelScope, answer: _Answer) -> Send:
+        """Hold the answer to a DELETE until the session's end is durable.
+
+        Told before, it would not be so: the client's next request would find the session in the store and open it
+        anew, and so would any request after a kill.
+        """
+        failed = False
+
+        async def say(message: Message) -> None:
+            nonlocal failed
+            if message["type"] == "http.response.start" and message["status"] < 300:
+                live.requests.discard(own)  # the others end with the session; this one has its answer to give
+                try:
+                    await self._store.forget(session_id)
+                except Exception:  # isolation: as for a session that cannot be opened again
+                    log.exception("the end of a session could not be kept")
+                    failed = True
+                    await answer.refuse(503, "the session cannot be ended now", retry_seconds=RETRY_SECONDS)
+                _let_go(self._live, session_id, live)
+            if not failed:
+                await answer.send(message)
+
+        return say
+
+    def _after(self, session_id: str, live: _Live, scope: Scope, status: int) -> None:
+        if status == 404 and self._owner(scope) == live.owner:
             # The SDK has let it go (idle, crashed). Somebody else's 404 says nothing of the session.
             _let_go(self._live, session_id, live)
 

@@ -147,6 +147,19 @@ async def test_session_goes_back_to_what_is_durable_when_the_store_is_full() -> 
         assert await bodies(journal, first) == [b"2"]
 
 
+async def test_expired_session_that_finds_no_room_for_its_end_is_removed_later(autojump_clock: MockClock) -> None:
+    """A full store must not end the journal, and with it every session's."""
+    store = FaultyStore(MemoryStore())
+    async with journal_on(store, EventLimits(ttl_seconds=100)) as journal:
+        cursor = await append(journal)
+        store.fail(1, StoreFull("no room"))
+        await trio.sleep(110)  # reaped every 25 seconds: at 100 in vain
+        assert await bodies(journal, cursor) == []
+        await trio.sleep(150)
+        with pytest.raises(SessionNotFound):
+            await bodies(journal, cursor)
+
+
 async def test_backlog_that_is_full_changes_nothing(autojump_clock: MockClock) -> None:
     store = FaultyStore(MemoryStore())
     async with journal_on(store, backlog_rows_max=4) as journal:

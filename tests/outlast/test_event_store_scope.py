@@ -7,7 +7,7 @@ its own, forgets them all when it is made anew, and asks the event store. Nothin
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -89,10 +89,21 @@ class Told:
         return self.headers["mcp-session-id"]
 
 
+async def nothing() -> None:
+    """Do nothing."""
+
+
 async def ask(
-    app: ScopedApp, method: str, message: object = None, *, session_id: str = "", cursor: str = "", who: str = ""
+    app: ScopedApp,
+    method: str,
+    message: object = None,
+    *,
+    session_id: str = "",
+    cursor: str = "",
+    who: str = "",
+    on_told: Callable[[], Awaitable[None]] = nothing,
 ) -> Told:
-    """Make one request; give what was said to it."""
+    """Make one request; give what was said to it. `on_told` runs when the status has been told."""
     told = Told()
     named = {"mcp-session-id": session_id, "last-event-id": cursor, "authorization": who}
     headers = [(name.encode(), value.encode()) for name, value in named.items() if value]
@@ -105,6 +116,7 @@ async def ask(
         if message["type"] == "http.response.start":
             told.status = message["status"]
             told.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            await on_told()
         else:
             told.body += message["body"]
             told.complete = not message.get("more_body", False)
@@ -197,6 +209,39 @@ def test_deleted_session_is_not_opened_again(library: str) -> None:
             session_id = (await ask(app, "POST", HANDSHAKE)).session_id
             assert (await ask(app, "DELETE", session_id=session_id)).status == 200
             app, _ = restarted(app, server)
+            assert (await ask(app, "POST", {"method": "store"}, session_id=session_id)).status == 404
+
+    run(library, main)
+
+
+def test_end_is_not_told_before_it_is_durable(library: str) -> None:
+    """Whatever the client asks once it has heard of the end, it is not given the session again."""
+
+    async def main() -> None:
+        store = FaultyStore(MemoryStore())
+        async with serving(store) as (app, _):
+            session_id = (await ask(app, "POST", HANDSHAKE)).session_id
+            asked: list[int] = []
+
+            async def ask_on() -> None:
+                assert store.commits[-1].tombstones, "the end is durable when it is told"
+                asked.append((await ask(app, "POST", {"method": "store"}, session_id=session_id)).status)
+
+            assert (await ask(app, "DELETE", session_id=session_id, on_told=ask_on)).status == 200
+            assert asked == [404]
+
+    run(library, main)
+
+
+def test_end_that_cannot_be_kept_is_refused_and_can_be_asked_for_again(library: str) -> None:
+    async def main() -> None:
+        store = FaultyStore(MemoryStore())
+        async with serving(store) as (app, _):
+            session_id = (await ask(app, "POST", HANDSHAKE)).session_id
+            store.fail(1, StoreFull("no room"))
+            refused = await ask(app, "DELETE", session_id=session_id)
+            assert (refused.status, bool(refused.headers["retry-after"])) == (503, True)
+            assert (await ask(app, "DELETE", session_id=session_id)).status == 200
             assert (await ask(app, "POST", {"method": "store"}, session_id=session_id)).status == 404
 
     run(library, main)
