@@ -12,9 +12,8 @@ from typing import Any
 
 import attrs
 
+from actors.store_use import EVENT_STORE_SERVER_ID
 from persistence.records import LogEntry, Snapshot, SnapshotHeader, Trim
-
-SERVER_ID = "mcp-sdk-events"  # tells these sessions in a store from those of a gateway, which are of another kind
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +117,7 @@ class History:
         header = SnapshotHeader(
             self.session_id,
             self.revision,
-            SERVER_ID,
+            EVENT_STORE_SERVER_ID,
             self.owner,
             "",
             self.last_active_unix_s,

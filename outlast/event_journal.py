@@ -23,10 +23,11 @@ import trio
 from actors.event_log import CursorLost
 from actors.ids import EventId, InvalidEventId, SessionId
 from actors.registry import SessionNotFound, TooManySessions
-from outlast.event_history import SERVER_ID, EventLimits, History, Stream
+from actors.store_use import EVENT_STORE_SERVER_ID, check_events
+from outlast.event_history import EventLimits, History, Stream
 from persistence.opening import open_store
 from persistence.records import LogEntry, Snapshot, Tombstone, Trim
-from persistence.store import Store, StoreFull, StoreInvalid
+from persistence.store import Store, StoreFull
 from persistence.writer import Receipt, Writer
 
 log = logging.getLogger("outlast.event_journal")
@@ -77,17 +78,12 @@ class EventJournal:
         return f"<EventJournal {len(self._expiries)} sessions, {len(self._resident)} resident>"
 
     async def learn(self) -> None:
-        """Read which sessions the store has.
-
-        Raises:
-          StoreInvalid: it holds sessions of another kind: a gateway's, or an application's. Nothing was changed.
-        """
+        """Read which sessions the store has."""
         after: int | None = 0
         while after is not None:
             headers, after = await self._store.scan(after=after)
             for header in headers:
-                if header.server_id != SERVER_ID:
-                    raise StoreInvalid(f"{self._store.url} holds other sessions than an event store's: name another")
+                assert header.server_id == EVENT_STORE_SERVER_ID, "looked at before the claim"
                 self._expiries[header.session_id] = header.expires_unix_s
 
     async def begin(self, session_id: str, *, owner: str, handshake: bytes) -> None:
@@ -365,6 +361,7 @@ async def open_journal(store: str | OpenStore, limits: EventLimits) -> AsyncIter
 
 
 async def _prepare(store: Store, limits: EventLimits) -> tuple[EventJournal, Writer]:
+    await check_events(store)
     writer = Writer(
         store,
         await store.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"),

@@ -1,29 +1,14 @@
-"""The document about the event store is true, and its example server does what it says."""
+"""The example server of the event store's document does what it says; without the SDK, the extra is named."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.e2e.process import ChildProcess
 from tests.e2e.raw_client import RawClient
-from tests.outlast.test_documents import Example, examples_of, run
-
-ROOT = Path(__file__).parents[2]
-NAME = "docs/event-store.md"
-EXAMPLES = examples_of((ROOT / NAME).read_text(), NAME)
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.place)
-def test_examples_run_and_print_what_is_said(example: Example, tmp_path: Path) -> None:
-    ran = run(example, tmp_path)
-    assert (ran.returncode, ran.stderr, ran.stdout) == (0, "", example.printed)
-
-
-def test_the_document_has_an_example() -> None:
-    assert EXAMPLES
+from tests.outlast.test_documents import Example, run
 
 
 async def test_example_server_goes_on_after_a_kill(tmp_path: Path) -> None:
