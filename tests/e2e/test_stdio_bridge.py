@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import mcp_types as types
@@ -51,6 +52,10 @@ class Asked:
             self.text = await self._peer.call(self._tool, **self._arguments)
         except MCPError as error:
             self.code = error.error.code
+
+
+def more_than(calls: list[tuple[str, Asked]], count: int) -> bool:
+    return len(calls) > count
 
 
 async def begun(upstream: Upstream, key: str) -> None:
@@ -135,6 +140,37 @@ async def test_gateway_that_has_forgotten_the_session_is_given_the_handshake_aga
         assert upstream.journal.executions()[key] == 1
         await wait_until("lists are to be read again", lambda: bool(peer.heard(types.ToolListChangedNotification)))
         upstream.journal.release(key)
+
+
+async def test_every_request_is_answered_or_told_its_error_through_kill_after_kill(bed: Bed) -> None:
+    """Eight callers do not stop calling while the gateway is killed three times; no call runs twice."""
+    upstream = bed.lasting.resumable
+    gateway = await bed.gateway(only=upstream.target)
+    calls: list[tuple[str, Asked]] = []
+    async with sdk_stdio_client("outlast", "stdio", "--url", gateway.url()) as peer:
+        enough = trio.Event()
+
+        async def call_on() -> None:
+            while not enough.is_set():
+                key = unique_key()
+                call = Asked(peer, "sleep", key=key, seconds=len(calls) % 8 * 0.1)
+                calls.append((key, call))
+                await call.run()
+
+        async with trio.open_nursery() as callers:
+            for _ in range(8):
+                callers.start_soon(call_on)
+            for _ in range(3):
+                await wait_until("calls are answered", partial(more_than, calls, len(calls) + 8))
+                gateway.kill()
+                await gateway.start()
+            enough.set()
+        assert await peer.call("counter") == "1"
+    executions = upstream.journal.executions()
+    for key, call in calls:
+        assert (call.text, call.code) in ((f"done {key}", 0), ("", OUTCOME_UNKNOWN)), call.code
+        assert executions[key] == 1 if call.text else executions[key] <= 1
+    assert sum(1 for _, call in calls if call.text) > len(calls) / 2
 
 
 @contextmanager
