@@ -22,6 +22,7 @@ from outlast.endings import OK
 from outlast.header_files import read_headers
 from outlast.kinds import Refused
 from outlast.logs import configure_logs
+from outlast.stderr import never_waiting
 from outlast.targets import HttpTarget, parse_target
 from transport.clients.stdio import StdioClient, StdioEnd
 from transport.upstreams.http_target import HttpTarget as Endpoint
@@ -53,7 +54,7 @@ def run_stdio(
         headers = read_headers(header_files, token_variable, os.environ)
     except Refused as refused:
         return refuse(*refused.problems)
-    configure_logs(level=log_level, form="auto")
+    configure_logs(level=log_level, form="auto", stream=never_waiting())
     if headers and endpoint.origin.scheme == "http" and not _is_here(endpoint.origin.host):
         log.warning("headers_are_sent_in_clear", to=str(endpoint.origin), what_to_do="use an https URL")
     end = trio.run(partial(_bridge_standard_streams, url, headers, options))

@@ -286,7 +286,7 @@ Exit codes:
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error", "critical"]),
-    default="info",
+    default="warning",
     show_default=True,
     help="The least urgent to log, on stderr.",
 )

@@ -7,6 +7,8 @@ What a process of its own shows (signals, restarts of a gateway) is in tests/e2e
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +26,7 @@ from outlast.bridge import BridgeOptions, bridge
 from outlast.cli import main
 from outlast.header_files import FILE_BYTES_MAX, read_headers
 from outlast.kinds import Refused
+from outlast.stderr import LINE_BYTES_MAX, never_waiting
 from tests.transport.upstreams.bed import ANSWER, CALL, INITIALIZE, initialize_result
 from tests.transport.upstreams.scripted_upstream import Caller, Script, ScriptedUpstream, SeenRequest
 from transport.clients.stdio import StdioEnd
@@ -234,6 +237,26 @@ def test_bad_input_is_one_line_and_nothing_is_started(
     [line] = written.err.splitlines()
     assert problem in line
     assert "pass" not in line.replace("password", "")
+
+
+def test_stderr_that_nobody_reads_holds_nobody_up() -> None:
+    reader, writer = os.pipe()
+    try:
+        stream = never_waiting(writer)
+        stream.write("heard\n")
+        for _ in range(1000):  # a pipe takes 64 KiB
+            stream.write("x" * 10_000 + "\n")
+        assert select.select([], [writer], [], 0)[1] == [], "as a control: a plain write would wait here, for ever"
+        stream.write("dropped\n")
+        heard = os.read(reader, 1 << 20)
+        assert heard.startswith(b"heard\n")
+        assert max(map(len, heard.splitlines())) < LINE_BYTES_MAX
+        stream.write("there is room again\n")
+        assert os.read(reader, 1 << 20) == b"there is room again\n"
+    finally:
+        os.close(reader)
+        stream.write("nobody will ever hear this\n")
+        os.close(writer)
 
 
 def test_stdout_carries_the_protocol_alone() -> None:
