@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast.kinds import SWITCH
 from outlast.settings import NOT_YET, Facts, facts
 from outlast.urls import redacted
 
@@ -90,11 +91,14 @@ def _program(context: click.Context) -> None:
 
 
 def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    if fact.kind is SWITCH:
+        form: dict[str, Any] = {"is_flag": True, "flag_value": "true", "default": None}  # None: it was not given
+    else:
+        form = {"multiple": fact.name == "servers", "metavar": fact.kind.metavar}
     return click.option(
         fact.flag,
         fact.name,
-        multiple=fact.name == "servers",
-        metavar=fact.kind.metavar,
+        **form,
         help=f"{fact.about[0].upper()}{fact.about[1:]}.  [{fact.variable}; {fact.default_text}]",
     )
 
