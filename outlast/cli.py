@@ -1,4 +1,4 @@
-"""The command line: `outlast serve`, `stdio`, `export`, `import`, `health`, `keygen`, `rekey`, `--version`.
+"""The command line: `outlast serve`, `stdio`, `doctor`, `health`, `export`, `import`, `keygen`, `rekey`, `--version`.
 
 Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
 command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outlast.kinds import SWITCH
+from outlast.refusing import PROGRAM
+from outlast.refusing import refuse as _refuse
 from outlast.settings import NOT_YET, Facts, facts
+from outlast.stdio_command import stdio_command
 from outlast.urls import redacted
 
 if TYPE_CHECKING:
     from outlast.process import Serve, Serving
     from outlast.rekey import Rekeyed
     from outlast.settings import Settings
-
-PROGRAM = "outlast"
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -88,6 +89,9 @@ def _program(context: click.Context) -> None:
     """MCP sessions that outlast restarts, crashes and deploys."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+_program.add_command(stdio_command)
 
 
 def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -252,69 +256,6 @@ def _tell(line: str) -> None:
     click.echo(f"{PROGRAM}: {line}", err=True)  # stdout may be the document
 
 
-_STDIO_EXIT_CODES = """\b
-Exit codes:
-  0  the client has ended
-  1  a defect: please report the traceback
-  2  bad input (flags, header file, variable); nothing was sent
-  3  the session cannot go on (the server refuses it): start again"""
-
-
-@_program.command(
-    "stdio", short_help="Be a local MCP server over stdio, for a server at a URL.", epilog=_STDIO_EXIT_CODES
-)
-@click.option("--url", required=True, metavar="URL", help="The MCP endpoint: a gateway's, or any server's.")
-@click.option(
-    "--header-file",
-    "header_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Headers to send, one NAME: VALUE in a line. Can be given several times.",
-)
-@click.option("--token-env", metavar="NAME", help="A variable with a token to send, as Authorization: Bearer.")
-@click.option(
-    "--wait-seconds",
-    type=click.FloatRange(1, 3600),
-    default=60.0,
-    show_default=True,
-    help="How long the server may be away before a request is refused.",
-)
-@click.option(
-    "--grace-seconds",
-    type=click.FloatRange(0, 3600),
-    default=10.0,
-    show_default=True,
-    help="How long calls in flight have to be answered when stdin has ended.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
-    default="warning",
-    show_default=True,
-    help="The least urgent to log, on stderr.",
-)
-def _stdio_command(
-    url: str,
-    header_files: tuple[Path, ...],
-    token_env: str | None,
-    wait_seconds: float,
-    grace_seconds: float,
-    log_level: str,
-) -> int:
-    """Be a local MCP server over stdio, for clients that cannot speak HTTP, or do not reconnect.
-
-    What the client writes goes to the server at URL over Streamable HTTP, and back. The session outlasts the
-    server's restarts: what surely was not taken is sent again, streams are resumed, and what is in doubt is
-    answered with an error (-32011). stdout carries the protocol alone; logs go to stderr.
-    """
-    from outlast.bridge import BridgeOptions
-    from outlast.bridging import run_stdio
-
-    options = BridgeOptions(wait_seconds=wait_seconds, grace_seconds=grace_seconds)
-    return run_stdio(url, header_files, token_env, options, log_level=log_level, refuse=_refuse)
-
-
 @_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
 def _health_command(url: str | None) -> int:
@@ -340,6 +281,45 @@ def _health_command(url: str | None) -> int:
     health = trio.run(ask_health, base)
     click.echo(f"{PROGRAM}: {health}")
     return health.code
+
+
+@_program.command("doctor", short_help="Look at what a gateway would rest on, before it runs.")
+@_config_option
+@_setting_flags
+@click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
+def _doctor_command(config: Path | None, as_json: bool, **given: object) -> int:
+    """Look at what a gateway with these settings would rest on, before it runs; nothing is changed.
+
+    The configuration, the file system and its syncs, the store and its key, Redis and how it is set up, the clock, the
+    open-file limit.
+
+    \b
+    Exit codes:
+      0  all is well
+      1  it would run, and somebody should act
+      2  it would not run, or bad input
+    """
+    from outlast.sources import SettingsInvalid, load_settings
+
+    flags = {name: value for name, value in given.items() if value not in (None, ())}
+    try:
+        settings = load_settings(config=config, environment=os.environ, flags=flags)
+    except SettingsInvalid as error:
+        return _refuse(*error.lines)
+    import json
+
+    import trio
+
+    from outlast import finding
+    from outlast.doctor import examine
+
+    findings = trio.run(examine, settings)
+    if as_json:
+        click.echo(json.dumps(finding.as_json(findings), indent=2))
+    else:
+        for line in finding.lines_of(findings):
+            click.echo(line)
+    return int(finding.worst(findings))
 
 
 @_program.command("keygen", short_help="Make a key for SESSION_ENCRYPTION_KEY.")
@@ -417,10 +397,3 @@ def _about_usage(error: click.ClickException) -> str:
         return message
     path = error.ctx.command_path if error.ctx is not None else PROGRAM
     return f"{message}; see {path} --help"
-
-
-def _refuse(*lines: str, code: int = 2) -> int:
-    for line in lines:
-        # A value may hold line ends; a refusal stays one line.
-        click.echo(f"{PROGRAM}: {' '.join(line.splitlines())}", err=True)
-    return code

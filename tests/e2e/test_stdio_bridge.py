@@ -7,11 +7,12 @@ call and started again; the bare pipe where lines and ends are meant. The upstre
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from tests.e2e.upstream import Upstream
 from tests.e2e.waiting import DEADLINE_SECONDS, wait_until
 
 OUTCOME_UNKNOWN = -32011
+TOKEN = "a-token-of-thirty-two-characters-or-more"
 HANDSHAKE: dict[str, Any] = {
     "jsonrpc": "2.0",
     "id": 0,
@@ -173,12 +175,27 @@ async def test_every_request_is_answered_or_told_its_error_through_kill_after_ki
     assert sum(1 for _, call in calls if call.text) > len(calls) / 2
 
 
+async def test_gateway_that_wants_a_token_gets_it_with_every_request(bed: Bed) -> None:
+    gateway = await bed.gateway(environment={"OUTLAST_CLIENT_TOKENS": f"desk={TOKEN}"}, only=bed.lasting.plain.target)
+    asked = lines(HANDSHAKE, READY, call(1, "add", a=1, b=2))
+    with piped(gateway.url(), "--token-env", "DESK_TOKEN", environment={"DESK_TOKEN": TOKEN}) as process:
+        out, errors = await trio.to_thread.run_sync(lambda: process.communicate(asked, timeout=DEADLINE_SECONDS))
+    assert ["result" in json.loads(line) for line in out.splitlines()] == [True, True], errors
+    with piped(gateway.url()) as process:
+        out, errors = await trio.to_thread.run_sync(lambda: process.communicate(asked, timeout=DEADLINE_SECONDS))
+    welcome, refusal = [json.loads(line) for line in out.splitlines()]
+    assert "HTTP 401" in welcome["error"]["message"]
+    assert "error" in refusal
+    assert TOKEN not in out.decode() + errors.decode() + gateway.stderr
+
+
 @contextmanager
-def piped(url: str, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+def piped(url: str, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run the bridge with pipes, and end it for certain."""
     process = subprocess.Popen(
         [sys.executable, "-m", "outlast", "stdio", "--url", url, *flags],
         cwd=ROOT,
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
