@@ -54,6 +54,11 @@ def run_stdio(
         headers = read_headers(header_files, token_variable, os.environ)
     except Refused as refused:
         return refuse(*refused.problems)
+    try:
+        for descriptor in (0, 1):
+            os.fstat(descriptor)
+    except OSError:
+        return refuse("stdin and stdout must be open: the client writes to the one and reads from the other")
     configure_logs(level=log_level, form="auto", stream=never_waiting())
     if headers and endpoint.origin.scheme == "http" and not _is_here(endpoint.origin.host):
         log.warning("headers_are_sent_in_clear", to=str(endpoint.origin), what_to_do="use an https URL")

@@ -239,6 +239,14 @@ def test_bad_input_is_one_line_and_nothing_is_started(
     assert "pass" not in line.replace("password", "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_standard_streams_are_refused(closed: str) -> None:
+    command = f"{sys.executable} -m outlast stdio --url http://127.0.0.1:1/mcp {closed}"
+    ran = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 2
+    assert b"stdin and stdout must be open" in ran.stderr
+
+
 def test_stderr_that_nobody_reads_holds_nobody_up() -> None:
     reader, writer = os.pipe()
     try:
