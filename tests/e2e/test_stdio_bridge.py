@@ -20,6 +20,8 @@ from typing import Any
 import mcp_types as types
 import pytest
 import trio
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
 
 from tests.e2e.bed import Bed
@@ -187,6 +189,16 @@ async def test_gateway_that_wants_a_token_gets_it_with_every_request(bed: Bed) -
     assert "HTTP 401" in welcome["error"]["message"]
     assert "error" in refusal
     assert TOKEN not in out.decode() + errors.decode() + gateway.stderr
+
+
+async def test_client_that_asks_for_the_sessionless_revision_first_falls_back_to_a_handshake(bed: Bed) -> None:
+    gateway = await bed.gateway(only=bed.lasting.plain.target)
+    arguments = ["-m", "outlast", "stdio", "--url", gateway.url()]
+    command = StdioServerParameters(command=sys.executable, args=arguments, cwd=ROOT)
+    async with Client(stdio_client(command), mode="auto", read_timeout_seconds=DEADLINE_SECONDS) as client:
+        result = await client.call_tool("add", {"a": 1, "b": 2})
+        assert isinstance(result.content[0], types.TextContent)
+        assert result.content[0].text == "3"
 
 
 @contextmanager
