@@ -358,18 +358,18 @@ class _Answering:
     async def _not_done(
         self, outcome: say.NotDone, request_id: RequestId | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
     ) -> None:
-        status, code = _STATUSES[outcome.problem]
+        status, code = _STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
         headers: Headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 
 _STATUSES = {
-    say.Problem.UNAVAILABLE: (503, jsonrpc.UPSTREAM_UNAVAILABLE),
-    say.Problem.OVERLOADED: (503, jsonrpc.OVERLOADED),
-    say.Problem.DUPLICATE: (400, jsonrpc.INVALID_REQUEST),
-    say.Problem.UNINITIALIZED: (404, jsonrpc.SESSION_NOT_FOUND),
-    say.Problem.REFUSED: (502, jsonrpc.INTERNAL_ERROR),
-    say.Problem.LOST: (502, jsonrpc.OUTCOME_UNKNOWN),
+    say.Problem.UNAVAILABLE: 503,
+    say.Problem.OVERLOADED: 503,
+    say.Problem.DUPLICATE: 400,
+    say.Problem.UNINITIALIZED: 404,
+    say.Problem.REFUSED: 502,
+    say.Problem.LOST: 502,
 }
 
 
