@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import attrs
 import structlog
 import trio
-from msgspec.structs import replace
 
 from actors import messages as say
 from actors.clock import SteadyClock
@@ -34,8 +32,8 @@ from actors.surroundings import Surroundings
 from persistence.codec import Codec
 from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
 from persistence.opening import open_store
-from persistence.records import SnapshotHeader
-from persistence.resealing import Resealable
+from persistence.presence import Tended, keep_tending
+from persistence.resealing import Resealable, marked
 from persistence.store import Store, StoreFull
 from persistence.writer import Writer
 
@@ -201,6 +199,8 @@ async def open_runtime(
         writer = Writer(kept, fence)
         async with trio.open_nursery() as keeping:
             await keeping.start(writer.run)
+            if isinstance(kept, Tended):
+                keeping.start_soon(keep_tending, kept, fence)
             timekeeper = Timekeeper()
             keeping.start_soon(supervise, ChildSpec("timekeeper", timekeeper.run, Restart.PERMANENT))
             async with trio.open_nursery() as links, trio.open_nursery() as living:
@@ -282,17 +282,7 @@ async def _index(store: Store, registry: Registry) -> None:
     after: int | None = 0
     while after is not None:
         headers, after = await store.scan(after=after)
-        registry.learn([_marked(header, obstacles) for header in headers] if obstacles else headers)
-
-
-def _marked(header: SnapshotHeader, obstacles: Mapping[str, str]) -> SnapshotHeader:
-    """Give what the index is to know of a session that may be one of those that cannot be opened here.
-
-    Such a session is not restored, and does not expire: whoever owns it could not have used it, for a cause of ours.
-    The mark is in the index only; with the key, or the version, that it needs, the next start finds it as it was.
-    """
-    reason = obstacles.get(header.session_id)
-    return header if reason is None else replace(header, failure=reason, expires_unix_s=math.inf)
+        registry.learn([marked(header, obstacles) for header in headers] if obstacles else headers)
 
 
 def _start_keepers(
