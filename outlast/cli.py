@@ -156,6 +156,7 @@ def _run(settings: Settings, serve: Serve | None) -> int:
     from outlast.endings import OK, StartRefused, ending_of
     from outlast.logs import configure_logs
     from outlast.process import announce_on_stdout, serve_until_told
+    from outlast.service_manager import ServiceManager
     from persistence.store import StoreError
 
     ready = False
@@ -167,7 +168,8 @@ def _run(settings: Settings, serve: Serve | None) -> int:
 
     configure_logs(level=settings.log_level, form=settings.log_format)
     try:
-        trio.run(serve_until_told, settings, serve or _gateway(), announce)
+        manager = ServiceManager.of(os.environ)
+        trio.run(functools.partial(serve_until_told, settings, serve or _gateway(), announce, manager=manager))
     except (StoreError, StartRefused, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
         ending = ending_of(error, listen=settings.listen, ready=ready)
         if ending is None:
