@@ -117,7 +117,7 @@ class Runtime:
             ttl_seconds=self._options.session_ttl_seconds if ttl_seconds is None else ttl_seconds,
             client_transport=client_transport,
             upstream_transport=upstream_transport,
-            log=LogState(epoch=int.from_bytes(secrets.token_bytes(4), "big")),
+            log=LogState(epoch=_draw_epoch() if self._shared.log_epoch is None else self._shared.log_epoch),
             context=keep(context)[0] if context else NOTHING,
             metadata=keep(metadata)[0] if metadata else NOTHING,
         )
@@ -215,6 +215,7 @@ async def open_runtime(
                     connect_seconds_max=options.connect_seconds_max,
                     store_wait_seconds=options.store_wait_seconds,
                     backoff=options.backoff,
+                    log_epoch=_draw_epoch() if _may_lose_what_was_told(kept) else None,
                     gate_open_always=options.gate_open_always,
                 )
                 registry = Registry(shared, living, sessions_max=options.sessions_max)
@@ -272,6 +273,15 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
 
     name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
+
+
+def _draw_epoch() -> int:
+    return int.from_bytes(secrets.token_bytes(4), "big")
+
+
+def _may_lose_what_was_told(store: Store) -> bool:
+    """Say whether a process that ends may have told of events that the next one does not find."""
+    return isinstance(store, DegradingStore) or store.survives == "redis"
 
 
 async def _index(store: Store, registry: Registry) -> None:

@@ -118,8 +118,8 @@ class _Answering:
         except SessionNotFound:
             await self._reject(attrs.evolve(mcp.SESSION_NOT_FOUND, id=message.id))
             return
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.Answered):
             await self._respond(200, outcome.message.raw, session.id)
         elif isinstance(outcome, say.Streaming):
@@ -172,8 +172,8 @@ class _Answering:
 
         try:
             outcome = await session.ask(make)
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
@@ -253,8 +253,8 @@ class _Answering:
         session = self._session(route.session_id)
         try:
             outcome = await session.ask(lambda ticket: say.Close(ticket, "client"))
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
