@@ -36,7 +36,7 @@ from persistence.redis_keeper import RedisKeeper
 from persistence.redis_nodes import Declined, Endpoint, Nodes
 from persistence.redis_url import RedisPlace, read_redis_url
 from persistence.resealing import Resealed, SealedWith
-from persistence.store import StoreError, StoreUnavailable
+from persistence.store import StoreError, StoreUnavailable, StoreUrlInvalid
 from persistence.worker import Worker
 
 Result = TypeVar("Result")
@@ -46,6 +46,11 @@ TOMBSTONES_MAX = 1_000_000
 
 CONNECT_SECONDS = 1.0
 SILENCE_SECONDS = 1.0  # of one read or write
+
+_UNTRUSTED = (
+    " The server's certificate must be for this name, and of an authority of this system or of the file that the URL"
+    " names with ssl_ca_certs"
+)
 
 # redis-py takes the word away from these and gives a class instead. The others keep it.
 _CODES: tuple[tuple[type[redis.RedisError], str], ...] = (
@@ -88,7 +93,9 @@ class RedisStore:
             another format. Nothing was written.
           StoreUnavailable, StoreFull: it does not answer, or has no room.
         """
-        store = cls(read_redis_url(url), codec or Codec(), tombstones_max)
+        place = read_redis_url(url)
+        _check_files(place)
+        store = cls(place, codec or Codec(), tombstones_max)
         try:
             await store._worker.run(store._keeper.open)
         except BaseException:
@@ -235,7 +242,18 @@ class _Channel:
         self.close()
         # Only what kind it was where the text may repeat what the URL says.
         text = str(error) if not isinstance(error, redis.AuthenticationError) else "the user or password is refused"
-        return StoreUnavailable(f"{self._shown}: {text or type(error).__name__}")
+        hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in text else ""
+        return StoreUnavailable(f"{self._shown}: {text or type(error).__name__}{hint}")
+
+
+def _check_files(place: RedisPlace) -> None:
+    """See whether the certificates can be read: redis-py says "No such file" of the connection, and not which."""
+    for name, path in place.files.items():
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise StoreUrlInvalid(f"the URL of a Redis store: the file of {name}: {error.strerror}") from None
 
 
 def _connection(place: RedisPlace, endpoint: Endpoint | None) -> Any:
