@@ -81,8 +81,12 @@ end
 local function sequence_of(entry)
   return entry and struct.unpack('>I8', entry) or 0
 end
+-- With an hour more than is asked for: most commits then find that there is enough, and expiries, which go to the file
+-- and to replicas as commits do, are written once an hour.
 local function outlive(key, ttl)
-  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+  if redis.call('PTTL', key) >= ttl then return false end
+  redis.call('PEXPIRE', key, ttl + 3600000)
+  return true
 end
 for _, group in ipairs(groups) do
   local at = ARGV[1] .. group[1]
@@ -99,8 +103,7 @@ for _, group in ipairs(groups) do
       local kept = redis.call('HGET', key, 'v')
       if not kept or tonumber(kept) < revision then
         redis.call('HSET', key, 'v', revision, 'h', header, 'r', record)
-        redis.call('PEXPIRE', key, ttl)
-        redis.call('PEXPIRE', at .. 'l:' .. id, ttl)
+        if outlive(key, ttl) then outlive(at .. 'l:' .. id, ttl) end
         if not kept then redis.call('ZADD', index, redis.call('HINCRBY', lease, 'position', 1), id) end
         if ttl > longest then longest = ttl end
       end
