@@ -1,14 +1,20 @@
-"""The servers behind the gateway, as connectors: which server a session talks to, and how its link is opened."""
+"""The servers behind the gateway: which of them a session talks to and how its link is opened, and how each is asked
+without a session (2026-07-28)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+
+import trio
 
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
 from outlast import targets
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.stateless import StatelessUpstream
+from transport.upstreams.stateless_http import StatelessHttp
 from transport.upstreams.streamable_http import StreamableHttpConnector
 
 
@@ -20,8 +26,21 @@ def upstream_transport(target: targets.Target) -> str:
 class Upstreams:
     """Implements `actors.link.Connect` for all configured servers."""
 
-    def __init__(self, servers: Mapping[str, targets.Target], pool: HttpPool) -> None:
-        self._connectors: dict[str, Connect] = {name: _connector(target, pool) for name, target in servers.items()}
+    def __init__(
+        self,
+        servers: Mapping[str, targets.Target],
+        pool: HttpPool,
+        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+          servers: where each server is, by name.
+          pool: carries HTTP; it must be running.
+          headers: sent to a server with every request, by the server's name: our credentials, never a client's.
+        """
+        self._connectors: dict[str, Connect] = {
+            name: _connector(target, pool, headers.get(name, {})) for name, target in servers.items()
+        }
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
         """Open a link to the session's server.
@@ -39,11 +58,42 @@ class Upstreams:
         return await connector(session, inbox)
 
 
-def _connector(target: targets.Target, pool: HttpPool) -> Connect:
+def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str]) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url))
+            return StreamableHttpConnector(pool, HttpTarget.parse(url), headers)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
             return StdioConnector(command)
+
+
+async def open_stateless(
+    servers: Mapping[str, targets.Target],
+    pool: HttpPool,
+    nursery: trio.Nursery,
+    *,
+    headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    idle_seconds: float,
+) -> Mapping[str, StatelessUpstream]:
+    """Make what asks each server without a session.
+
+    Args:
+      headers: as for `Upstreams`.
+      nursery: runs what keeps processes; cancelling it ends them.
+      idle_seconds: a process that nobody used for this long is ended.
+    """
+    opened: dict[str, StatelessUpstream] = {}
+    for name, target in servers.items():
+        match target:
+            case targets.HttpTarget(url=url):
+                opened[name] = StatelessHttp(pool, HttpTarget.parse(url), headers.get(name))
+            case targets.StdioTarget(command=command):
+                from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
+                from transport.upstreams.stdio import StdioConnector
+
+                limits = SharedProcessLimits(idle_seconds_max=idle_seconds)
+                process = StatelessStdio(StdioConnector(command), limits=limits)
+                await nursery.start(process.run)
+                opened[name] = process
+    return opened

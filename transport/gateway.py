@@ -3,15 +3,17 @@
 One handler for every request, whichever server carries it: `http1.py` on the hot road, hypercorn through `asgi.py`
 elsewhere.
 
-    /servers/{name}/mcp     Streamable HTTP
+    /servers/{name}/mcp     Streamable HTTP, of sessions and (2026-07-28) without
     /mcp                    the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
+    /.well-known/oauth-protected-resource...   how to get a token, where tokens are asked for
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -19,12 +21,16 @@ from actors import jsonrpc
 from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
+from transport.authentication import Authentication, Identity
+from transport.clients.both_eras import BothEras
+from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.exchange import Exchange, Headers, RequestHead
 from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.upstreams.stateless import StatelessUpstream
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -39,25 +45,35 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
+        stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
         operators: Operators = Operators(),
+        authentication: Authentication | None = None,
     ) -> None:
         """
         Args:
           runtime: where the sessions live.
           servers: name -> upstream transport of each server behind the gateway.
           policy: whom the guard lets in.
+          stateless: by name, the servers that are also asked without sessions (2026-07-28).
           operations: what is served beside MCP; of two that serve a path, the first answers.
           operators: who may use those that are for operators only.
+          authentication: tells clients apart; None: all are the same, anonymous principal.
         """
         self._runtime = runtime
         self._policy = policy
         self._operations = tuple(operations)
         self._operators = operators
+        self._authentication = authentication
         self._draining = False
         self._faces: dict[str, Face] = {}
+        self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
-            face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            face: Face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            if name in stateless:
+                self._stateless.append(Stateless(stateless[name], stateless_options))
+                face = BothEras(face, self._stateless[-1])
             self._faces[f"/servers/{name}/mcp"] = face
             if len(servers) == 1:
                 self._faces["/mcp"] = face
@@ -80,13 +96,28 @@ class Gateway:
                 return
             extra = guard.cors_headers(head, self._policy)
         face = self._faces.get(head.path)
-        if face is not None:
+        if face is None:
+            await self._operate(exchange, extra)
+        elif self._authentication is None:
             await face.handle(exchange, ANONYMOUS, extra)
         else:
-            await self._operate(exchange, extra)
+            await self._authenticated(exchange, face, self._authentication, extra)
+
+    async def _authenticated(
+        self, exchange: Exchange, face: Face, authentication: Authentication, extra: Headers
+    ) -> None:
+        head = exchange.head
+        identity = authentication.remembered(head) or await authentication.identify(head)
+        if isinstance(identity, Identity):
+            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
+        else:
+            await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
 
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
+        if self._authentication is not None and self._authentication.resource.is_metadata(head.path):
+            await self._tell_metadata(exchange, self._authentication, extra)
+            return
         operation = next((one for one in self._operations if one.serves(head.path)), None)
         if operation is None:
             await self._probe(exchange, extra)
@@ -97,6 +128,15 @@ class Gateway:
             await exchange.respond(refusal.status, (*refusal.headers, *extra), refusal.body)
         else:
             await operation.operate(exchange, is_operator, extra)
+
+    async def _tell_metadata(self, exchange: Exchange, authentication: Authentication, extra: Headers) -> None:
+        document = authentication.resource.metadata(exchange.head, list(self._faces))
+        if document is None:
+            body = error_body("there is no MCP endpoint at this path", jsonrpc.METHOD_NOT_FOUND)
+            await exchange.respond(404, (*JSON_HEADERS, *extra), body)
+        else:
+            open_to_all = () if extra else ((b"access-control-allow-origin", b"*"),)
+            await exchange.respond(200, (*JSON_HEADERS, *open_to_all, *extra), document)
 
     async def _probe(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
@@ -133,3 +173,13 @@ class Gateway:
         self._runtime.registry.drain()
         for face in set(self._faces.values()):
             face.end_standalone_streams()
+
+    async def wait_quiet(self) -> None:
+        """Wait until no request that belongs to no session is in flight. Cancellation: safe."""
+        for face in self._stateless:
+            await face.wait_quiet()
+
+    def cut(self) -> None:
+        """Answer what `wait_quiet` was waiting for by errors."""
+        for face in self._stateless:
+            face.cut()
