@@ -34,16 +34,26 @@ class Limits:
     posts_in_flight_max: int = 64  # notifications and answers not yet with the upstream; more: OVERLOADED
     asks_max: int = 64  # requests of the upstream that the client has not answered; more: answered with an error
     setup_max: int = 256  # kept set-up messages (log level, subscriptions); more: the oldest is forgotten
+    setup_bytes_max: int = 256 * 1024  # these messages together, and their keys; more: REFUSED, before it is sent
     events_per_session_max: int = 1000  # logged events kept for replay; older ones are trimmed
     events_bytes_max: int = 16 * 1024 * 1024  # their bodies together; older ones are trimmed, the newest always stays
     event_bytes_max: int = 16 * 1024 * 1024  # of one; an answer or question that is larger becomes an error
-    streams_kept_max: int = 32  # ended streams whose events can still be replayed; older ones are forgotten
+    streams_kept_max: int = 32  # ended streams whose events can still be replayed; at least `calls_in_flight_max`
     values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
     opening_seconds_max: float = 30.0  # an opening request unanswered for this long is given up
     cancel_grace_seconds: float = 5.0  # a cancelled call whose upstream stays silent ends after this
+
+    def __attrs_post_init__(self) -> None:
+        # All calls in flight may end in one turn (the upstream is lost): none of their streams may be forgotten before
+        # its reader had a chance to be given the answer.
+        if self.streams_kept_max < self.calls_in_flight_max:
+            raise ValueError(
+                f"streams_kept_max is {self.streams_kept_max}, less than calls_in_flight_max,"
+                f" {self.calls_in_flight_max}: raise the first, or lower the second"
+            )
 
 
 @attrs.frozen

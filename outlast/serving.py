@@ -156,6 +156,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
+            streams_kept_max=max(Limits().streams_kept_max, settings.calls_in_flight_max),
             events_per_session_max=settings.events_per_session_max,
             events_bytes_max=settings.events_bytes_max,
             event_bytes_max=settings.event_bytes_max,
