@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actors import jsonrpc
     from actors.answering import AnsweringLink, connect_to
     from actors.event_log import CursorLost
-    from actors.handle import CommandRejected, Event, SessionHandle, SessionUnavailable
+    from actors.handle import CommandRejected, Event, OutcomeUnknown, SessionHandle, SessionUnavailable
     from actors.ids import ANONYMOUS, InvalidEventId, Principal
     from actors.jsonrpc import Message, RequestFailed
     from actors.keeping import Unkeepable
@@ -54,7 +54,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "actors.answering": ("AnsweringLink", "connect_to"),
     "actors.event_log": ("CursorLost",),
-    "actors.handle": ("CommandRejected", "Event", "SessionHandle", "SessionUnavailable"),
+    "actors.handle": ("CommandRejected", "Event", "OutcomeUnknown", "SessionHandle", "SessionUnavailable"),
     "actors.ids": ("ANONYMOUS", "InvalidEventId", "Principal"),
     "actors.jsonrpc": ("Message", "RequestFailed"),
     "actors.keeping": ("Unkeepable",),
@@ -108,6 +108,7 @@ __all__ = [
     "Link",
     "LinkLost",
     "Message",
+    "OutcomeUnknown",
     "Principal",
     "RequestFailed",
     "Runtime",
