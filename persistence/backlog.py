@@ -14,7 +14,18 @@ import attrs
 from persistence.records import Batch, Fence, LogEntry, Snapshot, Tombstone, Trim
 from persistence.store import StoreFull
 
-Freeze = Callable[[], Snapshot]
+
+@attrs.frozen
+class Frozen:
+    """A session's snapshot, and what of its history goes with it."""
+
+    snapshot: Snapshot
+    entries: tuple[LogEntry, ...] = ()
+    trim: Trim | None = None
+
+
+# What rides along is known only when the batch is formed; most sessions have nothing that does.
+Freeze = Callable[[], Snapshot | Frozen]
 
 
 @attrs.frozen
@@ -221,21 +232,36 @@ def _batch(fence: Fence, pending: dict[str, Pending], soft: dict[str, Soft]) -> 
     trims: list[Trim] = []
     tombstones: list[Tombstone] = []
     for session_id, one in pending.items():
-        if one.freeze is not None:
-            snapshots.append(_frozen(session_id, one.revision, one.freeze))
         entries += one.entries
         if one.trim is not None:
             trims.append(one.trim)
+        if one.freeze is not None:
+            _freeze(session_id, one.revision, one.freeze, snapshots, entries, trims)
         if one.tombstone is not None:
             tombstones.append(one.tombstone)
     for session_id, unsaved in soft.items():
-        snapshots.append(_frozen(session_id, unsaved.revision, unsaved.freeze))
+        _freeze(session_id, unsaved.revision, unsaved.freeze, snapshots, entries, trims)
     return Batch(fence, tuple(snapshots), tuple(entries), tuple(trims), tuple(tombstones))
 
 
-def _frozen(session_id: str, revision: int, freeze: Freeze) -> Snapshot:
-    snapshot = freeze()
+def _freeze(
+    session_id: str,
+    revision: int,
+    freeze: Freeze,
+    snapshots: list[Snapshot],
+    entries: list[LogEntry],
+    trims: list[Trim],
+) -> None:
+    """Add a session's snapshot to a batch in the making, and what rides along with it."""
+    frozen = freeze()
+    if isinstance(frozen, Snapshot):
+        snapshot = frozen
+    else:
+        snapshot = frozen.snapshot
+        entries += frozen.entries
+        if frozen.trim is not None:
+            trims.append(frozen.trim)
     header = snapshot.header
     assert header.session_id == session_id, f"session {session_id} froze a snapshot of {header.session_id}"
     assert header.revision >= revision, f"session {session_id} submitted {revision}, froze {header.revision}"
-    return snapshot
+    snapshots.append(snapshot)

@@ -27,7 +27,16 @@ from persistence.canary import CANARY
 from persistence.codec import Codec
 from persistence.leases import Lease, check_partition, check_ttl, draw_nonce, lost, ran_out
 from persistence.partitions import PARTITIONS, partition_of
-from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
+from persistence.records import (
+    HISTORY_STREAM,
+    Batch,
+    Fence,
+    LogEntry,
+    Quarantined,
+    Snapshot,
+    SnapshotHeader,
+    StoreHealth,
+)
 from persistence.redis_checks import judge, read_info, replicas_missing
 from persistence.redis_nodes import Call, Declined, Nodes
 from persistence.redis_records import MARGIN_SECONDS, Share, tag_of
@@ -190,7 +199,8 @@ class RedisKeeper:
 
     def read_log(self, session_id: str, stream: int, after: int, limit: int) -> Sequence[LogEntry]:
         """Give a stream's entries after an offset."""
-        answer = self._ask_one(partition_of(session_id), redis_scripts.READ_LOG, session_id, stream, after, limit)
+        key = redis_records.log_key(session_id, history=stream == HISTORY_STREAM)
+        answer = self._ask_one(partition_of(session_id), redis_scripts.READ_LOG, key, stream, after, limit)
         return [self.codec.open_entry(redis_records.unpack_entry(session_id, one)) for one in answer[1:]]
 
     def scan(self, after: int, limit: int) -> tuple[Sequence[SnapshotHeader], int | None]:

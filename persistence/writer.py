@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping
 import attrs
 import trio
 
-from persistence.backlog import Backlog, Flight, Freeze, Pending, Receipt, body_bytes
+from persistence.backlog import Backlog, Flight, Freeze, Frozen, Pending, Receipt, body_bytes
 from persistence.records import Batch, Fence, LogEntry, Tombstone, Trim
 from persistence.store import Store, StoreFull, StoreUnavailable
 
-__all__ = ["Freeze", "Receipt", "Writer", "WriterBacklogFull", "WriterEnded", "WriterStatistics"]
+__all__ = ["Freeze", "Frozen", "Receipt", "Writer", "WriterBacklogFull", "WriterEnded", "WriterStatistics"]
 
 ROWS_MAX = 1000  # larger batches gain nothing (84k rows/s at 100 as at 1000), and their replies wait longer
 BACKLOG_ROWS_MAX = 50_000  # about a second of commits at full speed
@@ -123,8 +123,8 @@ class Writer:
 
         Args:
           revision: higher than any submitted for this session before.
-          freeze: gives the snapshot at this revision; called once, when the batch is formed, or not at all if a
-            newer one is submitted before.
+          freeze: gives the snapshot at this revision, and what of the session's history goes with it; called once,
+            when the batch is formed, or not at all if a newer one is submitted before.
           receipt: called in the writer's task when the revision is durable, or will not be; not called if the writer
             ends first. A session's receipts come in the order of their submission.
 
