@@ -39,20 +39,20 @@ def _receive_answer(turn: Turn, command: say.Receive) -> None:
         return
     if call.setup is not None and not message.is_error and call.message is not None:
         _keep_setup(turn, call, call.message)
-    turn.answer(call, message, failed=message.is_error)
+    turn.answer(call, message)
 
 
 def _open(turn: Turn, call: Call, command: say.Receive) -> None:
     """The answer to the opening request: the session begins to exist, or never was."""
     message = command.message
     if message.is_error:
-        turn.answer(call, message, failed=True)
+        turn.answer(call, message)
         turn.do(say.Discard())
         return
     assert call.message is not None
     handshake = Handshake(shared(call.message.raw), shared(message.raw), command.upstream_session_id)
     turn.happen(say.Opened(handshake))
-    turn.answer(call, message, failed=False)
+    turn.answer(call, message)
 
 
 def _keep_setup(turn: Turn, call: Call, request: Message) -> None:

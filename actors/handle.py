@@ -16,6 +16,7 @@ import trio
 
 from actors import jsonrpc
 from actors import messages as say
+from actors.call_history import CallPage
 from actors.event_log import CursorLost, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
 from actors.keeping import Unkeepable, keep
@@ -232,6 +233,25 @@ class SessionHandle:
     async def values(self) -> dict[str, Any]:
         """Give a copy of the session's values."""
         return dict((await self.state()).values)
+
+    async def history(self, *, before: int | None = None, limit: int = 50) -> CallPage:
+        """Give the session's tool calls that have ended, newest first.
+
+        An audit rather than a promise: the calls of the last second before a crash may be missing, and only so many
+        are kept (`Limits.call_history_max`).
+
+        Args:
+          before: only calls before this one, by number: what the former page gave; None: from the newest on.
+          limit: how many, at most.
+
+        Raises:
+          SessionNotFound, SessionUnavailable
+        """
+        actor = await self._present()
+        try:
+            return await actor.past_calls(before, limit)
+        except (StoreUnavailable, SnapshotCorrupt) as error:
+            raise SessionUnavailable(f"the history cannot be read: {error}") from None
 
     async def events(self, after: str | None = None, *, stream: int = STANDALONE_STREAM) -> AsyncGenerator[Event, None]:
         """Give a stream's events, those kept first, then each as it comes.

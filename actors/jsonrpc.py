@@ -219,6 +219,17 @@ class _Answer(msgspec.Struct):
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
+def code_of(answer: Message) -> int:
+    """Give the code of an error answer, and 0 of any other; an error without a code is an internal one."""
+    if not answer.is_error:
+        return 0
+    try:
+        problem = _decode_answer(answer.raw).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the code is no number: passed on all the same
+        return INTERNAL_ERROR
+    return INTERNAL_ERROR if problem is None else problem.code
+
+
 def result_of(answer: Message) -> Any:
     """Decode the result of an answer.
 

@@ -17,6 +17,7 @@ import trio
 from msgspec.structs import replace
 
 from actors import messages as say
+from actors.analytics import AnalyticsReport
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
 from actors.handle import SessionHandle, require
@@ -153,6 +154,12 @@ class Runtime:
         )
         require(await beginning.ask(say.Create).wait())
         return beginning.session
+
+    def analytics(self) -> AnalyticsReport:
+        """Say what the sessions were used for: of calls, since this process started."""
+        residents = [actor.state for actor in self.registry.residents() if actor.is_loaded]
+        now_unix_s = self._shared.clock.now_unix_s()
+        return self._shared.analytics.report(self.registry.headers(), residents, now_unix_s=now_unix_s)
 
     async def settled(self) -> None:
         """Wait until everything said so far, soft facts too, is durable."""

@@ -40,6 +40,10 @@ class Limits:
     event_bytes_max: int = 16 * 1024 * 1024  # of one; an answer or question that is larger becomes an error
     streams_kept_max: int = 32  # ended streams whose events can still be replayed; at least `calls_in_flight_max`
     values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
+    call_history_max: int = 200  # calls of tools that can be looked up; older ones are trimmed; 0: none are noted
+    call_history_bytes_max: int = 1024 * 1024  # their records together; older ones are trimmed
+    call_history_contents: bool = False  # record arguments and results, too: they may hold secrets
+    call_history_content_bytes_max: int = 4096  # of the arguments or the result of one call; the rest is cut off
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up

@@ -84,18 +84,32 @@ class Turn:
                 return call
         return None
 
-    def answer(self, call: Call, message: Message, *, failed: bool) -> None:
-        """Give a call its answer: on its stream if it has become one, else straight to whoever waits."""
+    def answer(self, call: Call, message: Message, *, ending: say.Ending | None = None) -> None:
+        """Give a call its answer: on its stream if it has become one, else straight to whoever waits.
+
+        Args:
+          ending: how the call ended, where the answer is ours; None: as the other side's answer says.
+        """
         if call.stream is None:
-            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+            self._end(call, message, ending)
             self.reply(call.ticket, say.Answered(message))
             return
         if not self.fits(message):
             reason = f"the answer has {len(message.raw)} bytes; a stream keeps {self.limits.event_bytes_max}"
-            message, failed = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason), True
+            message = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason)
         self.log(call.stream, message)
         self.happen(say.StreamEnded(call.stream))
-        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+        self._end(call, message, ending)
+
+    def _end(self, call: Call, message: Message, ending: say.Ending | None) -> None:
+        failed = message.is_error
+        if not failed:
+            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, say.Ending.OK, 0, message))
+            return
+        if ending is None:
+            ending = say.Ending.CANCELLED if call.cancelled_unix_s else say.Ending.ERROR
+        code = jsonrpc.code_of(message)
+        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, ending, code, message))
 
     def fits(self, message: Message) -> bool:
         """Whether a message may become an event."""
@@ -103,7 +117,7 @@ class Turn:
 
     def fail(self, call: Call, code: int, reason: str) -> None:
         """Answer a call with an error of our own."""
-        self.answer(call, jsonrpc.error(call.request_id, code, reason), failed=True)
+        self.answer(call, jsonrpc.error(call.request_id, code, reason), ending=_ENDINGS.get(code, say.Ending.ERROR))
 
     def end_unanswered(self, call: Call, outcome: say.Outcome) -> None:
         """End a call to which no JSON-RPC answer is given."""
@@ -111,7 +125,18 @@ class Turn:
             self.reply(call.ticket, outcome)
         else:
             self.happen(say.StreamEnded(call.stream))
-        self.happen(say.CallEnded(call.request_id, not isinstance(outcome, say.Withdrawn), self.now_unix_s))
+        if isinstance(outcome, say.Withdrawn):
+            self.happen(say.CallEnded(call.request_id, False, self.now_unix_s, say.Ending.CANCELLED))
+        elif call.sent:
+            self.interrupted(call)
+        else:
+            code = jsonrpc.UPSTREAM_UNAVAILABLE
+            self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, say.Ending.ERROR, code))
+
+    def interrupted(self, call: Call) -> None:
+        """End a call whose outcome nobody knows, and that nobody waits for any more, or is told so otherwise."""
+        code = jsonrpc.OUTCOME_UNKNOWN
+        self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, say.Ending.INTERRUPTED, code))
 
     # ---- the link ----
 
@@ -125,3 +150,9 @@ class Turn:
         """Note activity; once a second is often enough for an expiry that counts in minutes."""
         if self.now_unix_s - self.state.last_active_unix_s >= 1.0:
             self.happen(say.Touched(self.now_unix_s))
+
+
+_ENDINGS = {
+    jsonrpc.OUTCOME_UNKNOWN: say.Ending.INTERRUPTED,
+    jsonrpc.REQUEST_TIMED_OUT: say.Ending.TIMEOUT,
+}

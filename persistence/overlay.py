@@ -76,9 +76,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
         if through_sequence <= line:
             return self
         gone = [entry for entry in self.entries.values() if start < entry.sequence <= through_sequence]
-        kept = {
-            sequence: entry for sequence, entry in self.entries.items() if not start < sequence <= through_sequence
-        }
+        kept = {sequence: entry for sequence, entry in self.entries.items() if not start < sequence <= through_sequence}
         rows = self.rows - len(gone) + (line == 0)
         size = self.size - sum([len(entry.body) for entry in gone])
         if start:

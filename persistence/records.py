@@ -62,7 +62,9 @@ class LogEntry:
     """One kept entry of a session's log: a message of one of its streams, or a page of its history."""
 
     session_id: str
-    sequence: int  # position in its log: events from 1 without gaps, history behind HISTORY_STREAM; what trimming counts
+    sequence: (
+        int  # position in its log: events from 1 without gaps, history behind HISTORY_STREAM; what trimming counts
+    )
     stream: int  # which stream of the session
     offset: int  # position in that stream, from 1, without gaps but in the history; what a client's cursor names
     at_unix_s: float

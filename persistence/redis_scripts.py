@@ -59,8 +59,8 @@ _WRITING = "#!lua\n"
 _FREEING = "#!lua flags=allow-oom\n"
 
 # ARGV[1] prefix of all keys. ARGV[5] milliseconds that everything outlives its session's expiry by, ARGV[6] tombstones
-# kept in a partition, ARGV[7] groups: {tag, snapshots, logs, trims, tombstones}, all as msgpack. A log, and a trim, names its
-# list without the partition: "l:<id>".
+# kept in a partition, ARGV[7] groups: {tag, snapshots, logs, trims, tombstones}, all as msgpack. A log, and a
+# trim, names its list without the partition: "l:<id>".
 _COMMIT = """
 local margin, tombs_max = tonumber(ARGV[5]), tonumber(ARGV[6])
 local groups = cmsgpack.unpack(ARGV[7])

@@ -35,6 +35,27 @@ async def test_event_whose_commit_is_in_doubt_may_be_there(autojump_clock: MockC
         assert state.streams[0].last_offset == 1  # it was done all the same: trying again would say it twice
 
 
+async def test_close_whose_commit_is_in_doubt_is_unknown(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        session = await open_session(world)
+        actor = session.actor()
+        lose_store(world)
+        outcomes: list[Exception] = []
+
+        async def close() -> None:
+            try:
+                await session.close()
+            except (OutcomeUnknown, SessionUnavailable) as error:
+                outcomes.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close)
+            await wait_all_tasks_blocked()
+            actor.stop("the process stops")
+        assert [type(error) for error in outcomes] == [OutcomeUnknown]
+        world.store.end_outage()
+
+
 async def test_notification_whose_link_was_lost_is_unknown(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         session = await open_session(world)
