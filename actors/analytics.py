@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import attrs
 
 from actors.histogram import Histogram
-from actors.messages import CallEnded, Ending
+from actors.messages import CallEnded
 from actors.state import Call, SessionState
 from persistence.records import SnapshotHeader
 
@@ -45,7 +45,7 @@ class AnalyticsReport:
 
     sessions: int  # of which the store or this process knows
     sessions_active: int  # used within the last `ACTIVE_SECONDS`
-    sessions_ended: int  # closed, or removed from memory at their end, since the start
+    sessions_ended: int  # while they were in memory, since the start
     session_mean_seconds: float  # from creation to last use: of those in memory, and of those that have ended
     requests: int  # ended since the start, of all methods
     errors: int
@@ -76,7 +76,7 @@ class Analytics:
     def note(self, server_id: str, call: Call, ended: CallEnded) -> None:
         """Count a call that has ended."""
         self.requests += 1
-        failed = ended.failed and ended.ending is not Ending.CANCELLED
+        failed = ended.failed and ended.ending != "cancelled"
         self.errors += failed
         if call.label:
             tool = self._tool(server_id, call.label)

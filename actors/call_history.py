@@ -25,6 +25,7 @@ from actors.log_bounds import within_bounds
 from actors.messages import CallEnded
 from actors.state import Call, Limits
 from persistence.records import HISTORY_STREAM, LogEntry, Trim
+from persistence.store import SnapshotCorrupt
 
 PAGE_CALLS_MAX = 64  # a page goes whole, so the store keeps at most so many calls too many
 TOOL_CHARACTERS_MAX = 256  # a name is for people to read
@@ -36,7 +37,7 @@ class CallRecord(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"
     tool: str
     started_at: float  # wall clock, Unix time in seconds
     seconds: float  # until its answer was there, or was given up
-    outcome: str = "ok"  # ok | error | cancelled | interrupted (it may have been carried out) | timeout
+    outcome: str = "ok"  # as `messages.Ending`; a text, for what later versions may have to say
     code: int = 0  # of the JSON-RPC error that its client was told; 0: none
     arguments: str | None = None  # as JSON, cut off where they were too long; None: not recorded
     result: str | None = None  # the result, or the error, in the same way
@@ -63,12 +64,25 @@ class HistoryState:
 class CallHistory:
     """The history of one session in memory: what is not on a page yet, and the pages that may be on their way."""
 
-    __slots__ = ("_limits", "_noted", "_noted_bytes", "_session_id", "_under_way", "state")
+    __slots__ = (
+        "_bytes_max",
+        "_calls_max",
+        "_dropped",
+        "_limits",
+        "_noted",
+        "_noted_bytes",
+        "_session_id",
+        "_under_way",
+        "state",
+    )
 
     def __init__(self, session_id: str, state: HistoryState, limits: Limits) -> None:
         self.state = state
         self._session_id = session_id
         self._limits = limits
+        self._calls_max = limits.call_history_max
+        self._bytes_max = limits.call_history_bytes_max
+        self._dropped = 0  # of those noted since the last page
         self._noted: list[bytes] = []
         self._noted_bytes = 0
         self._under_way: tuple[LogEntry, ...] = ()  # one commit at a time: durable when the next pages are asked for
@@ -78,10 +92,9 @@ class CallHistory:
         encoded = _encode(_record(call, ended, self._limits))
         self._noted.append(encoded)
         self._noted_bytes += len(encoded)
-        limits = self._limits
-        while len(self._noted) > limits.call_history_max or self._noted_bytes > limits.call_history_bytes_max:
+        while len(self._noted) > self._calls_max or self._noted_bytes > self._bytes_max:
             self._noted_bytes -= len(self._noted.pop(0))
-            self.state = attrs.evolve(self.state, next_number=self.state.next_number + 1)
+            self._dropped += 1
 
     def take_pages(self, at_unix_s: float) -> tuple[tuple[LogEntry, ...], Trim | None]:
         """Give what was noted since this was asked last, as log entries, and what of the log is to go.
@@ -93,6 +106,8 @@ class CallHistory:
             return (), None
         noted, self._noted, self._noted_bytes = self._noted, [], 0
         before = self.state
+        self.state = attrs.evolve(before, next_number=self._first_number)
+        self._dropped = 0
         starts = range(0, len(noted), PAGE_CALLS_MAX)
         self._under_way = tuple([self._page(noted[start : start + PAGE_CALLS_MAX], at_unix_s) for start in starts])
         if self.state.trimmed_through == before.trimmed_through:
@@ -114,6 +129,11 @@ class CallHistory:
         self.state = HistoryState(last + 1, trimmed_through, segments)
         return LogEntry(self._session_id, HISTORY_STREAM + last, HISTORY_STREAM, last, at_unix_s, body)
 
+    @property
+    def _first_number(self) -> int:
+        """The number of the first call that is on no page yet."""
+        return self.state.next_number + self._dropped
+
     def place_of(self, before: int | None, limit: int) -> tuple[int, int]:
         """Give the number of the first call wanted, and that behind the last.
 
@@ -121,7 +141,7 @@ class CallHistory:
           before: only calls before this one; None: from the newest on.
           limit: at most so many.
         """
-        behind_newest = self.state.next_number + len(self._noted)
+        behind_newest = self._first_number + len(self._noted)
         end = behind_newest if before is None else max(1, min(before, behind_newest))
         return max(end - limit, self.state.trimmed_through + 1), end
 
@@ -132,7 +152,7 @@ class CallHistory:
     def recent(self) -> list[CallRecord]:
         """Give the calls that the store may not have yet, oldest first."""
         records = list(records_of(self._under_way))
-        first = self.state.next_number
+        first = self._first_number
         return records + [replace(_decode(one), number=first + index) for index, one in enumerate(self._noted)]
 
 
@@ -140,10 +160,13 @@ def records_of(pages: Sequence[LogEntry]) -> Iterator[CallRecord]:
     """Give the calls on these pages, numbered.
 
     Raises:
-      msgspec.DecodeError: this is no page.
+      SnapshotCorrupt: this is no page.
     """
     for page in pages:
-        records = _decode_page(page.body)
+        try:
+            records = _decode_page(page.body)
+        except msgspec.DecodeError as error:
+            raise SnapshotCorrupt(f"page {page.offset} of the call history: {error}") from error
         first = page.offset - len(records) + 1
         for index, record in enumerate(records):
             yield replace(record, number=first + index)
@@ -160,12 +183,14 @@ _decode_page = msgspec.json.Decoder(list[CallRecord]).decode
 
 
 def _record(call: Call, ended: CallEnded, limits: Limits) -> CallRecord:
-    tool, seconds = call.label[:TOOL_CHARACTERS_MAX], max(0.0, ended.at_unix_s - call.started_unix_s)
+    tool, seconds = call.label, ended.at_unix_s - call.started_unix_s
+    if len(tool) > TOOL_CHARACTERS_MAX:
+        tool = tool[:TOOL_CHARACTERS_MAX]
     if not limits.call_history_contents:
-        return CallRecord(tool, call.started_unix_s, seconds, ended.ending.value, ended.code)
+        return CallRecord(tool, call.started_unix_s, seconds, ended.ending, ended.code)
     size = limits.call_history_content_bytes_max
     arguments, result = _arguments(call.message, size), _result(ended.answer, size)
-    return CallRecord(tool, call.started_unix_s, seconds, ended.ending.value, ended.code, arguments, result)
+    return CallRecord(tool, call.started_unix_s, seconds, ended.ending, ended.code, arguments, result)
 
 
 class _Params(msgspec.Struct, gc=False):

@@ -6,8 +6,9 @@ The calls that ended are noted for the history and counted. When the receipt com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
+from typing import Protocol
 
 from actors import messages as say
 from actors.call_history import CallHistory, CallPage, HistoryState, records_of
@@ -32,6 +33,14 @@ class StoreRefused(Exception):
     def __init__(self, reason: str, *, rolled_back: bool) -> None:
         super().__init__(reason)
         self.rolled_back = rolled_back  # nothing of what is outstanding will become durable after all
+
+
+class Owner(Watched, Protocol):
+    """Whose commits these are."""
+
+    def note_receipt(self, receipt: Receipt) -> None:
+        """Note what became of a commit, soon and without waiting."""
+        ...
 
 
 class Commits:
@@ -77,10 +86,8 @@ class Commits:
         before: SessionState,
         state: SessionState,
         events: Sequence[say.Event],
-        *,
         now_seconds: float,
-        receipt: Callable[[Receipt], None],
-        watched: Watched,
+        owner: Owner,
     ) -> None:
         """Have what a turn decided kept; the gate is shut until its hard events are durable.
 
@@ -88,8 +95,7 @@ class Commits:
           before, state: the session before and after the turn.
           events: what happened in between.
           now_seconds: when, on trio's clock.
-          receipt: called when it is durable, or will not be.
-          watched: told when the store lets it wait for too long.
+          owner: told when it is durable, or will not be; and when the store lets it wait for too long.
 
         Raises:
           StoreRefused: too much waits to be written already.
@@ -103,8 +109,8 @@ class Commits:
         if hard:
             self._note_ends(before, state, events)
             if not state.closed:
-                self._watch(watched, now_seconds, state.revision)
-                self._submit(before, state, events, receipt)
+                self._watch(owner, now_seconds, state.revision)
+                self._submit(before, state, events, owner)
         elif state.opened and not state.closed:
             self._shared.writer.submit_soft(self._session_id, state.revision, self._freeze(state))
 
@@ -150,7 +156,7 @@ class Commits:
         before: SessionState,
         state: SessionState,
         events: Sequence[say.Event],
-        receipt: Callable[[Receipt], None],
+        owner: Owner,
     ) -> None:
         entries = tuple(self._entries(events))
         for entry in entries:
@@ -161,7 +167,12 @@ class Commits:
             self.event_log(before.log.next_sequence - 1).trim(state.log.trimmed_through)
         try:
             self._shared.writer.submit(
-                self._session_id, state.revision, self._freeze(state), entries=entries, trim=trim, receipt=receipt
+                self._session_id,
+                state.revision,
+                self._freeze(state),
+                entries=entries,
+                trim=trim,
+                receipt=owner.note_receipt,
             )
         except WriterBacklogFull as full:
             raise StoreRefused(str(full), rolled_back=False) from full

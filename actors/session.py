@@ -170,6 +170,9 @@ class SessionActor:
         """Take note that the link behind this inbox is gone."""
         self._mailbox.put_system(notes.Lost(inbox, detail))
 
+    def note_receipt(self, receipt: Receipt) -> None:
+        self._mailbox.put_system(notes.Settled(receipt))
+
     def stop(self, detail: str, *, only_if_idle: bool = False) -> None:
         """Leave memory: what waits is told to try again, the record stays, the upstream keeps its session."""
         self._mailbox.put_system(notes.Stop(detail, only_if_idle))
@@ -323,18 +326,8 @@ class SessionActor:
         decision = decide(before, command, now_unix_s=now_unix_s, limits=self._shared.limits)
         self._state = decision.state
         if decision.events:
-            self._commits.keep(
-                before,
-                decision.state,
-                decision.events,
-                now_seconds=self._last_turn_seconds,
-                receipt=self._receipt,
-                watched=self,
-            )
+            self._commits.keep(before, decision.state, decision.events, self._last_turn_seconds, self)
         self._do_all(self._commits.let_out(decision.effects, self._state))
-
-    def _receipt(self, receipt: Receipt) -> None:
-        self._mailbox.put_system(notes.Settled(receipt))
 
     def _settled(self, item: notes.Settled) -> None:
         effects = self._commits.settle(item.receipt, self._last_turn_seconds)

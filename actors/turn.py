@@ -104,10 +104,10 @@ class Turn:
     def _end(self, call: Call, message: Message, ending: say.Ending | None) -> None:
         failed = message.is_error
         if not failed:
-            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, say.Ending.OK, 0, message))
+            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, "ok", 0, message))
             return
         if ending is None:
-            ending = say.Ending.CANCELLED if call.cancelled_unix_s else say.Ending.ERROR
+            ending = "cancelled" if call.cancelled_unix_s else "error"
         code = jsonrpc.code_of(message)
         self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, ending, code, message))
 
@@ -117,7 +117,7 @@ class Turn:
 
     def fail(self, call: Call, code: int, reason: str) -> None:
         """Answer a call with an error of our own."""
-        self.answer(call, jsonrpc.error(call.request_id, code, reason), ending=_ENDINGS.get(code, say.Ending.ERROR))
+        self.answer(call, jsonrpc.error(call.request_id, code, reason), ending=_ENDINGS.get(code, "error"))
 
     def end_unanswered(self, call: Call, outcome: say.Outcome) -> None:
         """End a call to which no JSON-RPC answer is given."""
@@ -126,17 +126,17 @@ class Turn:
         else:
             self.happen(say.StreamEnded(call.stream))
         if isinstance(outcome, say.Withdrawn):
-            self.happen(say.CallEnded(call.request_id, False, self.now_unix_s, say.Ending.CANCELLED))
+            self.happen(say.CallEnded(call.request_id, False, self.now_unix_s, "cancelled"))
         elif call.sent:
             self.interrupted(call)
         else:
             code = jsonrpc.UPSTREAM_UNAVAILABLE
-            self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, say.Ending.ERROR, code))
+            self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, "error", code))
 
     def interrupted(self, call: Call) -> None:
         """End a call whose outcome nobody knows, and that nobody waits for any more, or is told so otherwise."""
         code = jsonrpc.OUTCOME_UNKNOWN
-        self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, say.Ending.INTERRUPTED, code))
+        self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, "interrupted", code))
 
     # ---- the link ----
 
@@ -152,7 +152,7 @@ class Turn:
             self.happen(say.Touched(self.now_unix_s))
 
 
-_ENDINGS = {
-    jsonrpc.OUTCOME_UNKNOWN: say.Ending.INTERRUPTED,
-    jsonrpc.REQUEST_TIMED_OUT: say.Ending.TIMEOUT,
+_ENDINGS: dict[int, say.Ending] = {
+    jsonrpc.OUTCOME_UNKNOWN: "interrupted",
+    jsonrpc.REQUEST_TIMED_OUT: "timeout",
 }
