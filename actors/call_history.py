@@ -1,9 +1,9 @@
 """A session's call history: which tools were called, when, for how long, and how that ended. For people to look up.
 
 An audit, not a promise: a record is noted when its call has ended, waits in memory, and is kept with the session's next
-commit, or after about a second. No reply waits for it. What had not been kept is lost by a crash, and the page on its
-way by a store that is full. An entry of the log would cost more than the call itself (measured: 20 of its 170
-microseconds), so what was noted since the last commit becomes one entry, a *page*.
+commit, or after about a second. No reply waits for it. What had not been kept is lost by a crash, and by a session that
+goes back to what is durable. An entry of the log for each call would be dear (a row costs the store 24 microseconds, a
+relayed call 170 in all), so what was noted since the last commit becomes one entry, a *page*.
 
 Bounded by itself in calls and in bytes, in memory and in the store: pages are a log of their own, and push out no event
 (`persistence/records.py`). The oldest page goes whole once all of it is beyond the bounds. What is noted beyond them
@@ -68,10 +68,12 @@ class CallHistory:
         "_bytes_max",
         "_calls_max",
         "_dropped",
+        "_given_back",
         "_limits",
         "_noted",
         "_noted_bytes",
         "_session_id",
+        "_trim_line",
         "_under_way",
         "state",
     )
@@ -85,6 +87,8 @@ class CallHistory:
         self._dropped = 0  # of those noted since the last page
         self._noted: list[bytes] = []
         self._noted_bytes = 0
+        self._trim_line = state.trimmed_through  # what the store was told last to trim
+        self._given_back: tuple[LogEntry, ...] = ()
         self._under_way: tuple[LogEntry, ...] = ()  # one commit at a time: durable when the next pages are asked for
 
     def note(self, call: Call, ended: CallEnded) -> None:
@@ -99,20 +103,26 @@ class CallHistory:
     def take_pages(self, at_unix_s: float) -> tuple[tuple[LogEntry, ...], Trim | None]:
         """Give what was noted since this was asked last, as log entries, and what of the log is to go.
 
-        To be kept in the same commit as a snapshot with `state` as it is afterwards.
+        To be kept in the same commit as a snapshot with `state` as it is afterwards; or given back.
         """
-        if not self._noted:
-            self._under_way = ()
-            return (), None
         noted, self._noted, self._noted_bytes = self._noted, [], 0
-        before = self.state
-        self.state = attrs.evolve(before, next_number=self._first_number)
-        self._dropped = 0
+        if noted or self._dropped:
+            self.state = attrs.evolve(self.state, next_number=self._next_number)
+            self._dropped = 0
         starts = range(0, len(noted), PAGE_CALLS_MAX)
-        self._under_way = tuple([self._page(noted[start : start + PAGE_CALLS_MAX], at_unix_s) for start in starts])
-        if self.state.trimmed_through == before.trimmed_through:
+        fresh = [self._page(noted[start : start + PAGE_CALLS_MAX], at_unix_s) for start in starts]
+        line = self.state.trimmed_through
+        self._under_way = tuple([page for page in (*self._given_back, *fresh) if page.offset > line])
+        self._given_back = ()
+        if line <= self._trim_line:
             return self._under_way, None
-        return self._under_way, Trim(self._session_id, HISTORY_STREAM + self.state.trimmed_through)
+        self._trim_line = line
+        return self._under_way, Trim(self._session_id, HISTORY_STREAM + line)
+
+    def give_back(self) -> None:
+        """Take the pages back that were asked for last: the store had no room; they go with the next ones."""
+        self._given_back, self._under_way = self._under_way, ()
+        self._trim_line = 0
 
     def _page(self, encoded: Sequence[bytes], at_unix_s: float) -> LogEntry:
         state, limits = self.state, self._limits
@@ -130,8 +140,8 @@ class CallHistory:
         return LogEntry(self._session_id, HISTORY_STREAM + last, HISTORY_STREAM, last, at_unix_s, body)
 
     @property
-    def _first_number(self) -> int:
-        """The number of the first call that is on no page yet."""
+    def _next_number(self) -> int:
+        """The number of the first of those noted that is on no page yet."""
         return self.state.next_number + self._dropped
 
     def place_of(self, before: int | None, limit: int) -> tuple[int, int]:
@@ -141,7 +151,7 @@ class CallHistory:
           before: only calls before this one; None: from the newest on.
           limit: at most so many.
         """
-        behind_newest = self._first_number + len(self._noted)
+        behind_newest = self._next_number + len(self._noted)
         end = behind_newest if before is None else max(1, min(before, behind_newest))
         return max(end - limit, self.state.trimmed_through + 1), end
 
@@ -151,8 +161,8 @@ class CallHistory:
 
     def recent(self) -> list[CallRecord]:
         """Give the calls that the store may not have yet, oldest first."""
-        records = list(records_of(self._under_way))
-        first = self._first_number
+        records = list(records_of((*self._given_back, *self._under_way)))
+        first = self._next_number
         return records + [replace(_decode(one), number=first + index) for index, one in enumerate(self._noted)]
 
 

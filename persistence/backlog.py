@@ -22,6 +22,7 @@ class Frozen:
     snapshot: Snapshot
     entries: tuple[LogEntry, ...] = ()
     trim: Trim | None = None
+    refused: Callable[[], None] = lambda: None  # called if this snapshot is only to be kept later, as soft facts are
 
 
 # What rides along is known only when the batch is formed; most sessions have nothing that does.
@@ -48,6 +49,7 @@ class Pending:
     entries: list[LogEntry] = attrs.field(factory=list)
     trim: Trim | None = None
     tombstone: Tombstone | None = None
+    refused: Callable[[], None] | None = None  # of what was frozen
     receipts: list[tuple[int, Callable[[Receipt], None]]] = attrs.field(factory=list)
     rows: int = 0  # what it counts for in the backlog: at least one for each receipt
     bytes: int = 0
@@ -70,6 +72,7 @@ class Soft:
     revision: int
     freeze: Freeze
     since: float
+    refused: Callable[[], None] | None = None  # of what was frozen
 
 
 @attrs.frozen(eq=False)
@@ -170,8 +173,12 @@ class Backlog:
                 pending = self._pending(session_id, now)
                 pending.revision, pending.freeze = soft.revision, soft.freeze
 
-    def soften(self, session_id: str, revision: int, freeze: Freeze, now: float) -> None:
+    def soften(self, session_id: str, refused: Soft | Pending, now: float) -> None:
         """Take back a soft fact that could not be written, unless something newer has come."""
+        revision, freeze = refused.revision, refused.freeze
+        assert freeze is not None
+        if refused.refused is not None:
+            refused.refused()
         if session_id not in self.gathering:
             self.soft.setdefault(session_id, Soft(revision, freeze, now))
 
@@ -236,11 +243,11 @@ def _batch(fence: Fence, pending: dict[str, Pending], soft: dict[str, Soft]) -> 
         if one.trim is not None:
             trims.append(one.trim)
         if one.freeze is not None:
-            _freeze(session_id, one.revision, one.freeze, snapshots, entries, trims)
+            one.refused = _freeze(session_id, one.revision, one.freeze, snapshots, entries, trims)
         if one.tombstone is not None:
             tombstones.append(one.tombstone)
     for session_id, unsaved in soft.items():
-        _freeze(session_id, unsaved.revision, unsaved.freeze, snapshots, entries, trims)
+        unsaved.refused = _freeze(session_id, unsaved.revision, unsaved.freeze, snapshots, entries, trims)
     return Batch(fence, tuple(snapshots), tuple(entries), tuple(trims), tuple(tombstones))
 
 
@@ -251,13 +258,13 @@ def _freeze(
     snapshots: list[Snapshot],
     entries: list[LogEntry],
     trims: list[Trim],
-) -> None:
-    """Add a session's snapshot to a batch in the making, and what rides along with it."""
-    frozen = freeze()
+) -> Callable[[], None] | None:
+    """Add a session's snapshot to a batch in the making, and what rides along; give whom to tell if it is refused."""
+    frozen, refused = freeze(), None
     if isinstance(frozen, Snapshot):
         snapshot = frozen
     else:
-        snapshot = frozen.snapshot
+        snapshot, refused = frozen.snapshot, frozen.refused
         entries += frozen.entries
         if frozen.trim is not None:
             trims.append(frozen.trim)
@@ -265,3 +272,4 @@ def _freeze(
     assert header.session_id == session_id, f"session {session_id} froze a snapshot of {header.session_id}"
     assert header.revision >= revision, f"session {session_id} submitted {revision}, froze {header.revision}"
     snapshots.append(snapshot)
+    return refused

@@ -344,7 +344,7 @@ class Writer:
         self._refusal = refusal
         now = trio.current_time()
         for session_id, soft in flight.soft.items():
-            self._backlog.soften(session_id, soft.revision, soft.freeze, now)
+            self._backlog.soften(session_id, soft, now)
         part = _what_makes_room(flight)
         self._flight = part
         kept: Mapping[str, Pending] = part.pending if part else {}
@@ -363,7 +363,7 @@ class Writer:
         """Take what failed out of the backlog, with what was built on it; oldest first."""
         self._backlog.done(pending)
         if not pending.receipts and pending.freeze is not None:  # only soft facts that someone wanted flushed
-            self._backlog.soften(session_id, pending.revision, pending.freeze, now)
+            self._backlog.soften(session_id, pending, now)
             return []
         later = self._backlog.discard(session_id)
         return [pending] if later is None else [pending, later]

@@ -16,7 +16,7 @@ from actors.link import Failure
 from actors.messages import CallEnded
 from actors.state import Call, Limits
 from persistence.memory import MemoryStore
-from persistence.records import HISTORY_STREAM, LogEntry
+from persistence.records import HISTORY_STREAM, LogEntry, Trim
 from persistence.store import StoreFull, StoreUnavailable
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import World, notify, open_session, open_world, send
@@ -240,17 +240,29 @@ async def test_a_crash_may_forget_the_last_second_and_no_more(autojump_clock: Mo
         assert [record.number for record in (await again.history()).calls] == [2, 1]
 
 
-async def test_a_full_store_loses_a_page_and_goes_on(autojump_clock: MockClock) -> None:
+async def test_calls_outlast_a_full_store(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         session = await open_session(world)
-        await call(session, 1, tool="lost")
+        await call(session, 1, tool="first")
         world.store.fail(1, StoreFull("no space left"))
         await trio.sleep(1.5)
-        await call(session, 2, tool="kept")
+        assert await recorded(session) == [("first", "ok", 0)]
+        await call(session, 2, tool="second")
         await trio.sleep(3.0)
-        session.actor().stop("as an idle one would")
-        await trio.sleep(0.1)
-        assert ("kept", "ok", 0) in await recorded(session)
+        pages = await kept_in_store(world, session)
+        assert [(one.number, one.tool) for one in records_of(pages)] == [(1, "first"), (2, "second")]
+
+
+def test_what_the_store_had_no_room_for_is_bounded_and_trimmed_all_the_same() -> None:
+    history = CallHistory("s", HistoryState(), Limits(call_history_max=20))
+    for _ in range(50):
+        noted(history, 5)
+        history.take_pages(1.0)
+        history.give_back()
+    pages, trim = history.take_pages(1.0)
+
+    assert [page.offset for page in pages] == [235, 240, 245, 250]
+    assert trim == Trim("s", HISTORY_STREAM + 230)
 
 
 async def test_history_that_cannot_be_read_now_is_unavailable(autojump_clock: MockClock) -> None:
