@@ -89,7 +89,7 @@ class CallHistory:
         self._noted_bytes = 0
         self._trim_line = state.trimmed_through  # what the store was told last to trim
         self._given_back: tuple[LogEntry, ...] = ()
-        self._under_way: tuple[LogEntry, ...] = ()  # one commit at a time: durable when the next pages are asked for
+        self._under_way: tuple[LogEntry, ...] = ()  # one commit at a time: these are of the last
 
     def note(self, call: Call, ended: CallEnded) -> None:
         """Note a call that has ended."""
@@ -103,7 +103,8 @@ class CallHistory:
     def take_pages(self, at_unix_s: float) -> tuple[tuple[LogEntry, ...], Trim | None]:
         """Give what was noted since this was asked last, as log entries, and what of the log is to go.
 
-        To be kept in the same commit as a snapshot with `state` as it is afterwards; or given back.
+        To be kept in the same commit as a snapshot with `state` as it is afterwards. What becomes of that is told to
+        `note_outcome`.
         """
         noted, self._noted, self._noted_bytes = self._noted, [], 0
         if noted or self._dropped:
@@ -119,10 +120,12 @@ class CallHistory:
         self._trim_line = line
         return self._under_way, Trim(self._session_id, HISTORY_STREAM + line)
 
-    def give_back(self) -> None:
-        """Take the pages back that were asked for last: the store had no room; they go with the next ones."""
-        self._given_back, self._under_way = self._under_way, ()
-        self._trim_line = 0
+    def note_outcome(self, kept: bool) -> None:
+        """Note what became of the pages that were asked for last: what the store had no room for goes with the next."""
+        under_way, self._under_way = self._under_way, ()
+        if not kept:
+            self._given_back = under_way
+            self._trim_line = 0
 
     def _page(self, encoded: Sequence[bytes], at_unix_s: float) -> LogEntry:
         state, limits = self.state, self._limits

@@ -251,4 +251,4 @@ def _with_pages(state: SessionState, history: CallHistory) -> Snapshot | Frozen:
     """Freeze a state together with the calls that ended since the last commit."""
     pages, trim = history.take_pages(state.last_active_unix_s)
     snapshot = to_snapshot(state, history.state)
-    return Frozen(snapshot, pages, trim, history.give_back) if pages or trim is not None else snapshot
+    return Frozen(snapshot, pages, trim, history.note_outcome) if pages or trim is not None else snapshot

@@ -333,6 +333,7 @@ class Writer:
         self._commits += 1
         self._last_batch_rows = flight.rows
         self._rows += flight.rows
+        flight.tell_kept()
         for session_id, pending in flight.pending.items():
             self._backlog.done(pending)
             for revision, receipt in pending.receipts:

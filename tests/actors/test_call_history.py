@@ -258,7 +258,7 @@ def test_what_the_store_had_no_room_for_is_bounded_and_trimmed_all_the_same() ->
     for _ in range(50):
         noted(history, 5)
         history.take_pages(1.0)
-        history.give_back()
+        history.note_outcome(kept=False)
     pages, trim = history.take_pages(1.0)
 
     assert [page.offset for page in pages] == [235, 240, 245, 250]
