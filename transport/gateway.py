@@ -6,20 +6,25 @@ elsewhere.
     /servers/{name}/mcp     Streamable HTTP
     /mcp                    the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
+    whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from actors import jsonrpc
+from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.exchange import Exchange, Headers, RequestHead
+from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
+from transport.operation import Operation
+from transport.operators import Operators
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -34,17 +39,23 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        operations: Sequence[Operation] = (),
+        operators: Operators = Operators(),
     ) -> None:
         """
         Args:
           runtime: where the sessions live.
           servers: name -> upstream transport of each server behind the gateway.
           policy: whom the guard lets in.
+          operations: what is served beside MCP; of two that serve a path, the first answers.
+          operators: who may use those that are for operators only.
         """
         self._runtime = runtime
         self._policy = policy
+        self._operations = tuple(operations)
+        self._operators = operators
         self._draining = False
-        self._faces: dict[str, StreamableHttp] = {}
+        self._faces: dict[str, Face] = {}
         for name, upstream_transport in servers.items():
             face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
             self._faces[f"/servers/{name}/mcp"] = face
@@ -70,11 +81,24 @@ class Gateway:
             extra = guard.cors_headers(head, self._policy)
         face = self._faces.get(head.path)
         if face is not None:
-            await face.handle(exchange, extra)
+            await face.handle(exchange, ANONYMOUS, extra)
         else:
             await self._operate(exchange, extra)
 
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
+        head = exchange.head
+        operation = next((one for one in self._operations if one.serves(head.path)), None)
+        if operation is None:
+            await self._probe(exchange, extra)
+            return
+        is_operator = self._operators.admits(head)
+        if operation.operators_only and not is_operator:
+            refusal = self._operators.refusal(head)
+            await exchange.respond(refusal.status, (*refusal.headers, *extra), refusal.body)
+        else:
+            await operation.operate(exchange, is_operator, extra)
+
+    async def _probe(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
         if head.path not in ("/healthz", "/readyz"):
             known = ", ".join(sorted(self._faces))
@@ -88,14 +112,15 @@ class Gateway:
             await self._ready(exchange, extra)
 
     async def _ready(self, exchange: Exchange, extra: Headers) -> None:
-        reason = self._not_ready_reason()
+        reason = self.not_ready_reason()
         status: dict[str, object] = {"status": "ready"} if not reason else {"status": "not ready", "reason": reason}
         degraded = self._runtime.degraded
         if degraded is not None:  # ready all the same: that is what the operator chose
             status["degraded"] = {"since_unix_s": degraded.since_unix_s, "facts_not_durable": degraded.facts}
         await exchange.respond(503 if reason else 200, (*JSON_HEADERS, *extra), _to_json(status))
 
-    def _not_ready_reason(self) -> str:
+    def not_ready_reason(self) -> str:
+        """Say why clients should not be sent here now; "" if they may be."""
         if self._draining:
             return "draining"
         if self._runtime.writer.statistics().outage_seconds:

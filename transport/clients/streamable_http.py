@@ -15,7 +15,7 @@ from actors import jsonrpc
 from actors import messages as say
 from actors.event_log import CursorLost, ReaderEnded
 from actors.handle import Reading, SessionHandle, SessionUnavailable
-from actors.ids import ANONYMOUS, EventId, InvalidEventId, Principal
+from actors.ids import EventId, InvalidEventId, Principal
 from actors.jsonrpc import RequestId
 from actors.registry import Draining, SessionNotFound, TooManySessions
 from actors.runtime import Runtime
@@ -54,17 +54,9 @@ class StreamableHttp:
         self._options = options
         self._standalone: set[Reading] = set()
 
-    async def handle(self, exchange: Exchange, extra_headers: Headers = ()) -> None:
-        """Answer one request.
-
-        Args:
-          exchange: the request; answered when this returns.
-          extra_headers: added to every answer (CORS).
-
-        Raises:
-          ClientGone, BodyTooLarge, BodyTooSlow: as the exchange.
-        """
-        await _Answering(self, exchange, extra_headers, ANONYMOUS).run()
+    async def handle(self, exchange: Exchange, principal: Principal, extra_headers: Headers = ()) -> None:
+        """Answer one request, as `Face` says."""
+        await _Answering(self, exchange, extra_headers, principal).run()
 
     def end_standalone_streams(self) -> None:
         """Have clients that only listen reconnect elsewhere, or later."""

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import jsonrpc
+from actors.ids import ANONYMOUS
 from actors.state import Limits
 from persistence.memory import MemoryStore
 from tests.actors.fake_link import FakeUpstream
@@ -30,7 +31,7 @@ def request(id: int | str, method: str = "echo", params: object = None) -> dict[
 
 
 async def handled(face: StreamableHttp, exchange: FakeExchange) -> FakeExchange:
-    await face.handle(exchange)
+    await face.handle(exchange, ANONYMOUS)
     return exchange
 
 
@@ -99,7 +100,7 @@ async def test_long_call_becomes_a_stream_primed_before_anything_else(autojump_c
         face = face_of(world)
         session_id = await opened(face)
         exchange = post(request(1, "hold"), mcp_session_id=session_id)
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(face.handle, exchange, ANONYMOUS)
         await trio.sleep(1.0)
         assert exchange.headers["content-type"] == "text/event-stream"
         assert [frame.message for frame in exchange.frames] == [None]
@@ -118,7 +119,7 @@ async def test_older_clients_get_no_priming(autojump_clock: MockClock) -> None:
         face = face_of(world)
         session_id = await opened(face)
         exchange = post(request(1, "hold"), mcp_session_id=session_id, mcp_protocol_version="2025-06-18")
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(face.handle, exchange, ANONYMOUS)
         await trio.sleep(1.0)
         assert exchange.is_stream
         assert exchange.frames == []
@@ -144,7 +145,7 @@ async def test_client_that_goes_away_ends_its_connection_and_not_its_call(autoju
 
 async def handled_though_gone(face: StreamableHttp, exchange: FakeExchange) -> None:
     try:
-        await face.handle(exchange)
+        await face.handle(exchange, ANONYMOUS)
     except* ClientGone:
         pass
 
@@ -155,7 +156,7 @@ async def test_call_in_flight_at_a_kill_ends_in_an_error_for_whoever_resumes(aut
         face = face_of(world)
         session_id = await opened(face)
         exchange = post(request(1, "hold"), mcp_session_id=session_id)
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(face.handle, exchange, ANONYMOUS)
         await trio.sleep(1.0)
         world.kill()
         nursery.cancel_scope.cancel()
@@ -172,14 +173,14 @@ async def test_standalone_stream_is_live_kept_alive_and_taken_over(autojump_cloc
         face = face_of(world)
         session_id = await opened(face)
         older, newer = get(mcp_session_id=session_id), get(mcp_session_id=session_id)
-        nursery.start_soon(face.handle, older)
+        nursery.start_soon(face.handle, older, ANONYMOUS)
         await wait_all_tasks_blocked()
         world.link.say("one")
         await trio.sleep(20.0)
         assert [frame.message["method"] for frame in older.frames] == ["one"]
         assert b": keep-alive\n\n" in older.answer
 
-        nursery.start_soon(face.handle, newer)
+        nursery.start_soon(face.handle, newer, ANONYMOUS)
         await trio.sleep(1.0)
         assert older.finished
         world.link.say("two")
@@ -207,7 +208,7 @@ async def test_trimmed_cursor_is_410(autojump_clock: MockClock) -> None:
         face = face_of(world)
         session_id = await opened(face)
         exchange = get(mcp_session_id=session_id)
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(face.handle, exchange, ANONYMOUS)
         await wait_all_tasks_blocked()
         for number in range(10):
             world.link.say(f"event {number}")
@@ -217,7 +218,7 @@ async def test_trimmed_cursor_is_410(autojump_clock: MockClock) -> None:
     async with open_world(disk=disk) as world:
         again = get(mcp_session_id=session_id, last_event_id=exchange.frames[0].id)
         with trio.move_on_after(5.0):
-            await face_of(world).handle(again)
+            await face_of(world).handle(again, ANONYMOUS)
 
         assert again.status == 410
 
@@ -226,7 +227,7 @@ async def test_unknown_session_is_404_with_the_requests_id(autojump_clock: MockC
     async with open_world() as world:
         face = face_of(world)
         for exchange in (post(request(7), mcp_session_id="x"), get(mcp_session_id="x"), delete(mcp_session_id="x")):
-            await face.handle(exchange)
+            await face.handle(exchange, ANONYMOUS)
             assert exchange.status == 404
             assert exchange.json["error"]["code"] == jsonrpc.SESSION_NOT_FOUND
             assert exchange.json["id"] == (7 if exchange.head.method == "POST" else None)
@@ -261,7 +262,7 @@ async def test_question_on_a_call_is_answered_by_another_post(autojump_clock: Mo
         face = face_of(world)
         session_id = await opened(face)
         exchange = post(request(1, "hold"), mcp_session_id=session_id)
-        nursery.start_soon(face.handle, exchange)
+        nursery.start_soon(face.handle, exchange, ANONYMOUS)
         await wait_all_tasks_blocked()
         world.link.ask("q", "sampling/createMessage", about=1)
         await trio.sleep(1.0)
@@ -275,7 +276,7 @@ async def test_duplicate_request_id_is_400(autojump_clock: MockClock) -> None:
     async with open_world() as world, trio.open_nursery() as nursery:
         face = face_of(world)
         session_id = await opened(face)
-        nursery.start_soon(face.handle, post(request(1, "hold"), mcp_session_id=session_id))
+        nursery.start_soon(face.handle, post(request(1, "hold"), mcp_session_id=session_id), ANONYMOUS)
         await wait_all_tasks_blocked()
         exchange = await handled(face, post(request(1), mcp_session_id=session_id))
 
@@ -311,7 +312,7 @@ async def test_extra_headers_are_on_every_answer(autojump_clock: MockClock) -> N
     async with open_world() as world:
         face = face_of(world)
         for exchange in (post(INITIALIZE), post(request(1)), get(mcp_session_id="x"), FakeExchange("PUT")):
-            await face.handle(exchange, ((b"vary", b"origin"),))
+            await face.handle(exchange, ANONYMOUS, ((b"vary", b"origin"),))
             assert exchange.headers["vary"] == "origin"
 
 
