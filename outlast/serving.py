@@ -26,6 +26,7 @@ from outlast.settings import Settings
 from outlast.upstreams import Upstreams, upstream_transport
 from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.streamable_http import StreamableHttpOptions
 from transport.gateway import Gateway
 from transport.guard import make_policy
@@ -149,6 +150,11 @@ def _gateway(settings: Settings, runtime: Runtime) -> Gateway:
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        sse_options=LegacySseOptions(
+            keepalive_comment_seconds=settings.keepalive_comment_seconds,
+            away_seconds_max=settings.sse_session_ttl_seconds,
+            public_path_prefix=settings.public_path_prefix,
+        ),
     )
 
 

@@ -11,6 +11,7 @@ every start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -133,6 +134,15 @@ def _is_origin(text: str) -> bool:
     return text in ("*", "null") or bool(separator and scheme and host and _is_host_pattern(host))
 
 
+def _read_path_prefix(raw: object) -> str:
+    if not isinstance(raw, str) or (raw and not _PATH_PREFIX_TEXT.fullmatch(raw)):
+        raise Refused("it must be a path such as /tools: letters, digits and any of -._~%/, '/' first and not last")
+    return raw
+
+
+# A double slash in front would name a host: clients would be sent elsewhere.
+_PATH_PREFIX_TEXT = re.compile(r"(/[A-Za-z0-9._~%-]+)+")
+_PATH_PREFIX = Kind(_read_path_prefix, metavar="PATH")
 _STORE = Kind(_read_store, _shown_store, "URL")
 _HOSTS = texts("a host as in the Host header, such as mcp.example.com, or *", _is_host_pattern)
 _ORIGINS = texts("an origin such as https://app.example.com, null, or *", _is_origin)
@@ -196,6 +206,13 @@ class Settings:
         "a session that nobody used for this long is removed",
         variable="SESSION_TTL",
         flag=True,
+    )
+    # Clients of HTTP+SSE know no way back to their sessions, but for browsers' EventSource and those that were written
+    # for us: what is away for longer than a restart takes is hardly ever coming back.
+    sse_session_ttl_seconds: float = _setting(
+        seconds(1, 10 * _YEAR_SECONDS),
+        300.0,
+        "an HTTP+SSE session whose event stream was away for this long is removed",
     )
     events_per_session_max: int = _setting(
         count(1, 1_000_000),
@@ -271,6 +288,12 @@ class Settings:
     )
     allowed_origins: tuple[str, ...] = _setting(
         _ORIGINS, (), "web origins whose pages may use the gateway, http://localhost:* for any port; *: all", flag=True
+    )
+    public_path_prefix: str = _setting(
+        _PATH_PREFIX,
+        "",
+        "what a proxy in front takes off the paths, such as /tools: HTTP+SSE clients are told paths that begin so",
+        default_text="none",
     )
     hot_road: bool = _setting(SWITCH, True, "MCP over HTTP/1.1 takes the fast path; false: all by hypercorn")
     compression: str = _setting(

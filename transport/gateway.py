@@ -4,7 +4,8 @@ One handler for every request, whichever server carries it: `http1.py` on the ho
 elsewhere.
 
     /servers/{name}/mcp     Streamable HTTP
-    /mcp                    the same, when one server is configured
+    /servers/{name}/sse     HTTP+SSE of 2024-11-05, with /servers/{name}/messages
+    /mcp  /sse  /messages   the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
 """
@@ -19,6 +20,8 @@ from actors import jsonrpc
 from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
+from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.exchange import Exchange, Headers, RequestHead
 from transport.face import Face
@@ -39,6 +42,7 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        sse_options: LegacySseOptions = LegacySseOptions(),
         operations: Sequence[Operation] = (),
         operators: Operators = Operators(),
     ) -> None:
@@ -58,9 +62,11 @@ class Gateway:
         self._faces: dict[str, Face] = {}
         for name, upstream_transport in servers.items():
             face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
-            self._faces[f"/servers/{name}/mcp"] = face
+            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
+            faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
+            self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
             if len(servers) == 1:
-                self._faces["/mcp"] = face
+                self._faces |= {f"/{path}": each for path, each in faces.items()}
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""

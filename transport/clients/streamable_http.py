@@ -277,12 +277,12 @@ class _Answering:
         await self._exchange.respond(rejection.status, headers, rejection.body)
 
     async def _not_done(self, outcome: say.NotDone, request_id: RequestId | None) -> None:
-        status, code = _STATUSES[outcome.problem]
+        status, code = STATUSES[outcome.problem]
         headers: Headers = ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 
-_STATUSES = {
+STATUSES = {
     say.Problem.UNAVAILABLE: (503, jsonrpc.UPSTREAM_UNAVAILABLE),
     say.Problem.OVERLOADED: (503, jsonrpc.OVERLOADED),
     say.Problem.DUPLICATE: (400, jsonrpc.INVALID_REQUEST),
