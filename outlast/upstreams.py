@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
 from outlast import targets
+from transport.upstreams.http_fallback import HttpConnector
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.legacy_sse import LegacySseConnector
 from transport.upstreams.streamable_http import StreamableHttpConnector
 
 
 def upstream_transport(target: targets.Target) -> str:
     """Name the transport of a target, as sessions keep it."""
-    return "stdio" if isinstance(target, targets.StdioTarget) else "streamable-http"
+    match target:
+        case targets.StdioTarget():
+            return "stdio"
+        case targets.SseTarget():
+            return "sse"
+        case targets.HttpTarget():
+            return "streamable-http"
 
 
 class Upstreams:
@@ -42,7 +50,10 @@ class Upstreams:
 def _connector(target: targets.Target, pool: HttpPool) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url))
+            streamable = StreamableHttpConnector(pool, HttpTarget.parse(url))
+            return HttpConnector(streamable, LegacySseConnector(pool, url))
+        case targets.SseTarget(url=url):
+            return LegacySseConnector(pool, url)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
