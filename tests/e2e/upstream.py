@@ -17,16 +17,19 @@ MODULE = "tests.e2e.upstream_server"
 class Upstream:
     """An HTTP upstream on a port of its own; a restart keeps the port and loses the sessions."""
 
-    def __init__(self, directory: Path, *, event_store: bool = False, json_answers: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, event_store: bool = False, json_answers: bool = False, sse: bool = False
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(directory)
-        self._flags = ["--event-store"] * event_store + ["--json"] * json_answers
+        self._flags = ["--event-store"] * event_store + ["--json"] * json_answers + ["--sse"] * sse
+        self._path = "/sse" if sse else "/mcp"
         self._port = 0
         self._process: ChildProcess | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/mcp"
+        return f"http://127.0.0.1:{self._port}{self._path}"
 
     @property
     def target(self) -> str:
