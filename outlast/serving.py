@@ -175,6 +175,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         reaper_rules=ReaperRules(
             passivate_after_seconds=settings.passivate_after_seconds,
             passivate_unresumable_after_seconds=settings.stdio_idle_seconds,
+            brief_ttl_seconds_max=settings.sse_session_ttl_seconds,
         ),
         restore_permits=settings.restore_permits,
         restore_permits_per_server=settings.restore_permits_per_server,
