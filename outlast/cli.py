@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast.kinds import SWITCH
 from outlast.settings import NOT_YET, Facts, facts
 from outlast.urls import redacted
 
@@ -90,11 +91,14 @@ def _program(context: click.Context) -> None:
 
 
 def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    if fact.kind is SWITCH:
+        form: dict[str, Any] = {"is_flag": True, "flag_value": "true", "default": None}  # None: it was not given
+    else:
+        form = {"multiple": fact.name == "servers", "metavar": fact.kind.metavar}
     return click.option(
         fact.flag,
         fact.name,
-        multiple=fact.name == "servers",
-        metavar=fact.kind.metavar,
+        **form,
         help=f"{fact.about[0].upper()}{fact.about[1:]}.  [{fact.variable}; {fact.default_text}]",
     )
 
@@ -156,6 +160,7 @@ def _run(settings: Settings, serve: Serve | None) -> int:
     from outlast.endings import OK, StartRefused, ending_of
     from outlast.logs import configure_logs
     from outlast.process import announce_on_stdout, serve_until_told
+    from outlast.service_manager import ServiceManager
     from persistence.store import StoreError
 
     ready = False
@@ -167,7 +172,8 @@ def _run(settings: Settings, serve: Serve | None) -> int:
 
     configure_logs(level=settings.log_level, form=settings.log_format)
     try:
-        trio.run(serve_until_told, settings, serve or _gateway(), announce)
+        manager = ServiceManager.of(os.environ)
+        trio.run(functools.partial(serve_until_told, settings, serve or _gateway(), announce, manager=manager))
     except (StoreError, StartRefused, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
         ending = ending_of(error, listen=settings.listen, ready=ready)
         if ending is None:

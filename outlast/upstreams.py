@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
@@ -28,8 +29,21 @@ def upstream_transport(target: targets.Target) -> str:
 class Upstreams:
     """Implements `actors.link.Connect` for all configured servers."""
 
-    def __init__(self, servers: Mapping[str, targets.Target], pool: HttpPool) -> None:
-        self._connectors: dict[str, Connect] = {name: _connector(target, pool) for name, target in servers.items()}
+    def __init__(
+        self,
+        servers: Mapping[str, targets.Target],
+        pool: HttpPool,
+        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+          servers: where each server is, by name.
+          pool: carries HTTP; it must be running.
+          headers: sent to a server with every request, by the server's name: our credentials, never a client's.
+        """
+        self._connectors: dict[str, Connect] = {
+            name: _connector(target, pool, headers.get(name, {})) for name, target in servers.items()
+        }
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
         """Open a link to the session's server.
@@ -47,13 +61,13 @@ class Upstreams:
         return await connector(session, inbox)
 
 
-def _connector(target: targets.Target, pool: HttpPool) -> Connect:
+def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str]) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            streamable = StreamableHttpConnector(pool, HttpTarget.parse(url))
-            return HttpConnector(streamable, LegacySseConnector(pool, url))
+            streamable = StreamableHttpConnector(pool, HttpTarget.parse(url), headers)
+            return HttpConnector(streamable, LegacySseConnector(pool, url, headers))
         case targets.SseTarget(url=url):
-            return LegacySseConnector(pool, url)
+            return LegacySseConnector(pool, url, headers)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 

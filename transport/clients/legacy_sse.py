@@ -63,10 +63,16 @@ class LegacySse:
     ) -> None:
         self._front = SseFront(runtime, server_id, upstream_transport, options)
 
-    async def handle(self, exchange: Exchange, principal: Principal, extra_headers: Headers = ()) -> None:
+    async def handle(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        extra_headers: Headers = (),
+        deadline: float = float("inf"),
+    ) -> None:
         """Answer one request, as `Face` says."""
         is_stream = exchange.head.path.endswith(f"/{STREAM_PATH}")
-        answering = (_Stream if is_stream else SseMessage)(self._front, exchange, principal, extra_headers)
+        answering = (_Stream if is_stream else SseMessage)(self._front, exchange, principal, extra_headers, deadline)
         try:
             await answering.run()
         except SessionNotFound:
@@ -145,9 +151,10 @@ class _Stream(SseAnswering):
             while opening.refusals:
                 await self.exchange.send(sse.encode_message(opening.refusals.popleft().raw))
                 idle_until = trio.current_time() + options.opening_seconds_max
-            if opening.opened or (not opening.asking and trio.current_time() >= idle_until):
+            now = trio.current_time()
+            if opening.opened or now >= self.deadline or (not opening.asking and now >= idle_until):
                 return
-            with trio.move_on_after(options.keepalive_comment_seconds) as waited:
+            with trio.move_on_at(min(now + options.keepalive_comment_seconds, self.deadline)) as waited:
                 await opening.news.wait()
             if waited.cancelled_caught:
                 await self.exchange.send(sse.KEEP_ALIVE)
@@ -220,8 +227,11 @@ class _Stream(SseAnswering):
     async def _send_events(self, session_id: SessionId, reading: Reading) -> None:
         while True:
             page: tuple[LogEntry, ...] | None = None
-            with trio.move_on_after(self.front.options.keepalive_comment_seconds):
+            silent_until = trio.current_time() + self.front.options.keepalive_comment_seconds
+            with trio.move_on_at(min(silent_until, self.deadline)):
                 page = tuple(await reading.next_page())
+            if page is None and trio.current_time() >= self.deadline:
+                return  # a client that comes back does so with a fresh credential, and its cursor
             if page is None:
                 await self.exchange.send(sse.KEEP_ALIVE)
                 continue

@@ -92,6 +92,7 @@ class SseAnswering:
     exchange: Exchange
     principal: Principal
     extra: Headers  # on every answer (CORS)
+    deadline: float  # when the credential expires, by trio's clock: streams end then
 
     async def reject_request(self, reason: str, message: Message | None = None) -> None:
         request_id = None if message is None else message.id

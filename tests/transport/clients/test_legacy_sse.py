@@ -568,3 +568,21 @@ async def test_answer_that_was_shown_is_there_after_a_kill_and_without_the_gate_
 
         assert ({"x": 1} in client.results) is not gate_open_always
         nursery.cancel_scope.cancel()
+
+
+async def test_streams_end_with_the_credential_and_sessions_do_not(autojump_clock: MockClock) -> None:
+    async with open_world() as world, trio.open_nursery() as nursery:
+        face = face_of(world)
+        opening = get(path=SSE)
+        nursery.start_soon(face.handle, opening, ANONYMOUS, (), trio.current_time() + 20.0)
+        client = await Client(face, nursery).open()
+        stream = client.stream
+        again = get(path=f"{SSE}?session_id={client.session_id}")
+        nursery.start_soon(face.handle, again, ANONYMOUS, (), trio.current_time() + 20.0)
+        await trio.sleep(19.0)
+        assert (stream.finished, opening.finished, again.finished) == (True, False, False)
+        await trio.sleep(2.0)
+        assert (opening.finished, again.finished) == (True, True)
+
+        assert (await client.post(request(1))).status == 202
+        nursery.cancel_scope.cancel()
