@@ -60,8 +60,8 @@ class SseServer:
             await caller.answer(self.get_status, b"no")
             return
         await caller.open_stream()
-        self.streams.append(caller)
         await caller.chunk(self.first or b"event: endpoint\r\ndata: " + self.endpoint + b"\r\n\r\n")
+        self.streams.append(caller)
         await caller.wait_closed_by_peer()
         caller.closed = True
 
@@ -75,8 +75,13 @@ class SseServer:
             opens = message.method == "initialize"
             await self.say(initialize_result(self.offers, id=message.id) if opens else jsonrpc.result(message.id, {}))
 
+    async def stream(self) -> Caller:
+        """Give the newest stream, once its endpoint is said: that it was read does not mean that it was all written."""
+        await until(lambda: bool(self.streams))
+        return self.streams[-1]
+
     async def say(self, message: Message) -> None:
-        await self.streams[-1].chunk(b"event: message\r\ndata: " + message.raw + b"\r\n\r\n")
+        await (await self.stream()).chunk(b"event: message\r\ndata: " + message.raw + b"\r\n\r\n")
 
     @property
     def methods(self) -> list[str]:
@@ -226,7 +231,7 @@ async def test_lost_stream_is_a_lost_session() -> None:
         link = await test.open()
         link.send(CALL, TICKET)
         await until(lambda: bool(test.server.posted))
-        await test.server.streams[-1].reset()
+        await (await test.server.stream()).reset()
         lost = await test.inbox.wait()
 
         assert isinstance(lost, Lost)
@@ -237,8 +242,9 @@ async def test_lost_stream_is_a_lost_session() -> None:
 async def test_malformed_messages_and_stray_answers_are_counted_and_left_out() -> None:
     async with bed(SseServer()) as test:
         link = await test.sse(new_session(), test.inbox)
+        stream = await test.server.stream()
         for raw in (b"{", b"[1]", b'{"jsonrpc":"2.0","id":9,"result":{}}'):
-            await test.server.streams[-1].chunk(b"event: message\ndata: " + raw + b"\n\n")
+            await stream.chunk(b"event: message\ndata: " + raw + b"\n\n")
         await test.server.say(NOTE)
         assert await test.inbox.wait() == Received(NOTE, About.UNKNOWN)
 
@@ -291,7 +297,8 @@ async def test_closing_ends_the_stream() -> None:
         link = await test.open_session()
         entries = len(test.inbox.entries)
         link.close(end_session=False)
-        await until(lambda: test.server.streams[-1].closed)
+        stream = await test.server.stream()
+        await until(lambda: stream.closed)
 
         assert len(test.inbox.entries) == entries, "a link that is closed is not lost"
         with pytest.raises(LinkLost):
@@ -327,7 +334,8 @@ async def test_upstream_that_offers_less_than_before_is_refused_and_left() -> No
     async with bed(SseServer()) as test:
         with pytest.raises(ConnectRejected, match="offers less"):
             await test.open(opened=True, handshake=handshake(capabilities={"tools": {}}))
-        await until(lambda: test.server.streams[-1].closed)
+        stream = await test.server.stream()
+        await until(lambda: stream.closed)
 
 
 async def test_stream_lost_while_it_is_initialized_again_is_tried_later() -> None:
@@ -335,7 +343,7 @@ async def test_stream_lost_while_it_is_initialized_again_is_tried_later() -> Non
 
     async def lose(request: SeenRequest, caller: Caller) -> None:
         if request.method == "POST":
-            await server.streams[-1].reset()
+            await (await server.stream()).reset()
         await server.script(request, caller)
 
     async with bed(server) as test:
