@@ -155,7 +155,7 @@ class LegacySseLink:
         """
         own = (("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), ("Cache-Control", "no-store"))
         request = write_head("GET", self._target, (*self._headers, *own)) + b"\r\n"
-        self._stream = _Stream(self, request, silence_seconds_max=self._limits.listen_silence_seconds_max)
+        self._stream = _Stream(self, request, silence_seconds_max=self._limits.sse_silence_seconds_max)
         self._pool.submit(self._target.origin, self._stream)
         with trio.move_on_after(self._limits.probe_seconds_max):
             await self._settled.wait()

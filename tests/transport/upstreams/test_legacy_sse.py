@@ -432,3 +432,20 @@ async def test_upstream_that_has_learned_streamable_http_is_spoken_to_so_again()
         kept = handshake(upstream_session_id="sse /messages?session_id=old")
         again = await test.either(new_session(opened=True, handshake=kept), test.inbox)
         assert again.established.upstream_session_id == "up-2"
+
+
+@pytest.mark.parametrize("silence_seconds_max", [None, 0.05])
+async def test_silent_stream_is_kept_and_with_a_limit_it_would_not_be(silence_seconds_max: float | None) -> None:
+    """With the control: the limit that other streams have would end the session of a server that says nothing."""
+    bounds = {} if silence_seconds_max is None else {"sse_silence_seconds_max": silence_seconds_max}
+    async with bed(SseServer(), **bounds) as test:
+        link = await test.open_session()
+        stream = await test.server.stream()
+        assert link.established.upstream_session_id
+        if silence_seconds_max is None:
+            assert attrs.fields(HttpLimits).sse_silence_seconds_max.default == float("inf")
+            await test.server.say(NOTE)
+            assert await test.inbox.wait() == Received(NOTE, About.UNKNOWN)
+        else:
+            assert isinstance(await test.inbox.wait(), Lost)
+            await until(lambda: stream.closed)
