@@ -29,7 +29,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, Streamable
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.e2e.journal import Journal
 from tests.e2e.upstream_tools import TOOLS, Call, Context, Memory
@@ -202,7 +202,8 @@ def sse_application(server: UpstreamServer) -> Starlette:
     return Starlette(routes=paths)
 
 
-async def _serve_http(application: Starlette, port: int) -> None:
+async def serve_http(application: ASGIApp, port: int) -> None:
+    """Serve until killed, and print the port once it takes connections."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
@@ -211,7 +212,8 @@ async def _serve_http(application: Starlette, port: int) -> None:
     await uvicorn.Server(uvicorn.Config(application, log_level="error")).serve(sockets=[listener])
 
 
-async def _serve_stdio(server: UpstreamServer) -> None:
+async def serve_stdio(server: UpstreamServer) -> None:
+    """Serve until standard input ends."""
     async with stdio_server() as (reading, writing):
         await server.protocol.run(reading, writing, server.protocol.create_initialization_options())
 
@@ -230,13 +232,13 @@ async def main() -> None:
     server = UpstreamServer(journal)
     journal.append({"started": True})
     if arguments.stdio:
-        await _serve_stdio(server)
+        await serve_stdio(server)
         return
     if arguments.sse:
         application = sse_application(server)
     else:
         application = http_application(server, json_answers=arguments.json, resumable=arguments.event_store)
-    await _serve_http(application, arguments.port)
+    await serve_http(application, arguments.port)
 
 
 if __name__ == "__main__":
