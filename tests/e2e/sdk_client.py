@@ -55,8 +55,12 @@ def unique_key() -> str:
 
 
 @contextlib.asynccontextmanager
-async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
-    """Connect the SDK's client to an endpoint; its session is deleted at the end of the block."""
+async def sdk_client(url: str, *, auth: httpx2.Auth | None = None) -> AsyncIterator[SdkPeer]:
+    """Connect the SDK's client to an endpoint; its session is deleted at the end of the block.
+
+    Args:
+      auth: puts credentials on its requests, and may get them first.
+    """
     session_ids: set[str] = set()
     methods: list[str] = []
     notifications: list[types.ServerNotification] = []
@@ -64,7 +68,7 @@ async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
     prompts: list[str] = []
 
     async def on_request(request: httpx2.Request) -> None:
-        if request.method == "POST":
+        if request.headers.get("content-type") == "application/json":  # and not a form that asks for a token
             methods.append(json.loads(request.content).get("method", "(answer)"))
 
     async def on_response(response: httpx2.Response) -> None:
@@ -95,7 +99,7 @@ async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
         return types.ListRootsResult(roots=[types.Root(uri=FileUrl(ROOT_URI))])
 
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
-    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False) as http:
+    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False, auth=auth) as http:
         client = Client(
             streamable_http_client(url, http_client=http),
             mode="legacy",
