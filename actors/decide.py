@@ -276,12 +276,20 @@ def _overdue_sent(turn: Turn, call: Call) -> None:
             turn.do(say.Watch(call.ticket, patience))
             return
         call = turn.open_stream(call)
+    limits = turn.limits
     silent_since = max(call.started_unix_s, call.heard_unix_s)
-    rest = silent_since + turn.limits.call_seconds_max - turn.now_unix_s
+    silence_over_unix_s = silent_since + limits.call_seconds_max
+    all_over_unix_s = call.started_unix_s + limits.call_total_seconds_max
+    rest = min(silence_over_unix_s, all_over_unix_s) - turn.now_unix_s
     if rest > 0:
         turn.do(say.Watch(call.ticket, min(rest, LOOK_AGAIN_SECONDS)))
         return
-    reason = f"no answer within {turn.limits.call_seconds_max:g} s; the upstream was told to cancel"
+    passed = (
+        f"no answer within {limits.call_total_seconds_max:g} s, whatever progress was told"
+        if all_over_unix_s <= silence_over_unix_s
+        else f"no answer within {limits.call_seconds_max:g} s"
+    )
+    reason = f"{passed}; the upstream was told to cancel"
     turn.do(say.CancelUpstream(call.request_id, reason))
     turn.fail(call, jsonrpc.REQUEST_TIMED_OUT, reason)
 
@@ -307,6 +315,7 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.SendRequest: from_client.send_request,
     say.SendNotification: from_client.send_notification,
     say.SendAnswer: from_client.send_answer,
+    say.SendBatch: from_client.send_batch,
     say.Emit: from_client.emit,
     say.Update: from_client.update,
     say.Listen: from_client.listen,
@@ -321,6 +330,7 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.ConnectGivenUp: _connect_given_up,
     say.ConnectRefused: _connect_refused,
     say.Receive: from_upstream.receive,
+    say.ReceivePing: from_upstream.receive_ping,
     say.MoveCursor: from_upstream.move_cursor,
     say.Delivered: from_upstream.delivered,
     say.Refused: from_upstream.refused,

@@ -63,7 +63,7 @@ def _client_ready(state: SessionState, event: say.ClientReady, limits: Limits) -
 def _reinitialized(state: SessionState, event: say.Reinitialized, limits: Limits) -> _Changes:
     assert state.handshake is not None
     handshake = attrs.evolve(state.handshake, upstream_session_id=event.upstream_session_id)
-    return {"handshake": handshake, "standalone_cursor": ""}
+    return {"handshake": handshake, "standalone_cursor": "", "tasks": NOTHING}
 
 
 def _link_changed(state: SessionState, event: say.LinkChanged, limits: Limits) -> _Changes:
@@ -127,6 +127,15 @@ def _ask_closed(state: SessionState, event: say.AskClosed, limits: Limits) -> _C
 
 def _asks_withdrawn(state: SessionState, event: say.AsksWithdrawn, limits: Limits) -> _Changes:
     return {"asks": {key: attrs.evolve(ask, withdrawn=True) for key, ask in state.asks.items()}}
+
+
+def _task_heard(state: SessionState, event: say.TaskHeard, limits: Limits) -> _Changes:
+    if not event.until_unix_s:
+        return {"tasks": _without(state.tasks, event.task_id)}
+    tasks = {**state.tasks, event.task_id: event.until_unix_s}
+    while len(tasks) > limits.tasks_max:
+        del tasks[next(iter(tasks))]
+    return {"tasks": tasks}
 
 
 def _setup_kept(state: SessionState, event: say.SetupKept, limits: Limits) -> _Changes:
@@ -218,6 +227,7 @@ _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {
     say.AskOpened: _ask_opened,
     say.AskClosed: _ask_closed,
     say.AsksWithdrawn: _asks_withdrawn,
+    say.TaskHeard: _task_heard,
     say.SetupKept: _setup_kept,
     say.SetupDropped: _setup_dropped,
     say.StreamOpened: _stream_opened,

@@ -70,8 +70,11 @@ class SessionHandle:
         """
         return self._registry.find(self.id, self.principal, self._server_id)
 
-    async def ask(self, make: Callable[[int], say.Command]) -> say.Outcome:
+    async def ask(self, make: Callable[[int], say.Command], *, further_tickets: int = 0) -> say.Outcome:
         """Have the session do something, and wait for what comes of it.
+
+        Args:
+          make, further_tickets: as `SessionActor.ask`.
 
         Raises:
           SessionNotFound, Draining
@@ -79,10 +82,30 @@ class SessionHandle:
         Cancellation: safe; what was asked is done all the same.
         """
         try:
-            reply = self.actor().ask(make)
+            reply = self.actor().ask(make, further_tickets=further_tickets)
         except MailboxFull as full:
             return say.NotDone(say.Problem.OVERLOADED, str(full))
         return await reply.wait()
+
+    async def ask_all(self, makes: Sequence[Callable[[int], say.Command]]) -> say.Outcome:
+        """Have the session do several things in this order, and wait for all of them.
+
+        Returns:
+          the first outcome that is a refusal; if there is none, that of the last.
+
+        Raises, Cancellation: as `ask`.
+        """
+        actor = self.actor()
+        replies = []
+        outcomes: list[say.Outcome] = []
+        for make in makes:
+            try:
+                replies.append(actor.ask(make))
+            except MailboxFull as full:
+                outcomes = [say.NotDone(say.Problem.OVERLOADED, str(full))]
+                break
+        outcomes = [*[await reply.wait() for reply in replies], *outcomes]
+        return next((outcome for outcome in outcomes if isinstance(outcome, say.NotDone)), outcomes[-1])
 
     async def read(self, after: EventId | None, *, stream: int = STANDALONE_STREAM, unshown: bool = False) -> Reading:
         """Begin to read one of the session's streams.

@@ -63,6 +63,15 @@ class SendAnswer(Said, frozen=True, gc=False):
     message: Message
 
 
+class SendBatch(Said, frozen=True, gc=False):
+    """Pass on the messages of one batch, in order; the answers to its requests share one stream, which ends with the
+    last of them."""
+
+    ticket: int
+    items: tuple[SendRequest | SendNotification | SendAnswer, ...]  # under tickets of their own, which nobody waits for
+    refusals: tuple[Message, ...] = ()  # error answers to what is no message
+
+
 class Emit(Said, frozen=True, gc=False):
     """Log a message of the application's own on the standalone stream (embedding)."""
 
@@ -148,6 +157,14 @@ class Receive(Said, frozen=True, gc=False):
     upstream_session_id: str = ""  # what the link knows when the opening answer arrives
 
 
+class ReceivePing(Said, frozen=True, gc=False):
+    """The other side asks whether anybody is there."""
+
+    receive: Receive
+    read_streams: frozenset[int]  # those that somebody reads now
+    awaited: frozenset[int]  # the tickets under which somebody waits now
+
+
 class MoveCursor(Said, frozen=True, gc=False):
     about: RequestId | About
     cursor: str
@@ -181,6 +198,7 @@ Command = (
     | SendRequest
     | SendNotification
     | SendAnswer
+    | SendBatch
     | Emit
     | Update
     | Listen
@@ -195,6 +213,7 @@ Command = (
     | ConnectGivenUp
     | ConnectRefused
     | Receive
+    | ReceivePing
     | MoveCursor
     | Delivered
     | Refused
@@ -286,6 +305,14 @@ class AsksWithdrawn(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = True
 
 
+class TaskHeard(Said, frozen=True, gc=False):
+    """A task of the other side was made, or goes on, or (until is 0) has ended."""
+
+    hard: ClassVar[bool] = False
+    task_id: str
+    until_unix_s: float
+
+
 class SetupKept(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = True
     key: str
@@ -367,6 +394,7 @@ Event = (
     | AskOpened
     | AskClosed
     | AsksWithdrawn
+    | TaskHeard
     | SetupKept
     | SetupDropped
     | StreamOpened

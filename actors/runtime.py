@@ -29,6 +29,7 @@ from actors.reaper import Reaper, ReaperRules
 from actors.registry import Registry
 from actors.restorer import RestoreProgress, Restorer
 from actors.state import NOTHING, Limits, LogState, SessionState
+from actors.store_use import EVENT_STORE_SERVER_ID, check_sessions
 from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.codec import Codec
@@ -106,9 +107,12 @@ class Runtime:
         """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
 
         Raises:
+          ValueError: the server id is that of SDK servers' sessions; a store with it is refused at the next start.
           Unkeepable: context or metadata hold what no store can keep.
           TooManySessions, Draining
         """
+        if server_id == EVENT_STORE_SERVER_ID:
+            raise ValueError(f"server_id {server_id!r} is taken by DurableEventStore: choose another")
         now_unix_s = self._shared.clock.now_unix_s()
         state = SessionState(
             session_id=mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
@@ -197,6 +201,8 @@ async def open_runtime(
     kept = await _open(store, codec, options)
     raised: BaseException | None = None
     try:
+        if not isinstance(kept, DegradingStore):  # which looks when it reaches the store behind
+            await check_sessions(kept)
         fence = await kept.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
         writer = Writer(kept, fence)
         async with trio.open_nursery() as keeping:
@@ -267,8 +273,15 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
         return await open_store(store, codec=codec) if isinstance(store, str) else store
 
     async def open_primary() -> Store:
-        await trio.lowlevel.checkpoint()
-        return await open_store(store, codec=codec) if isinstance(store, str) else store
+        primary = await open_store(store, codec=codec) if isinstance(store, str) else store
+        try:
+            await check_sessions(primary)
+        except BaseException:
+            if isinstance(store, str):  # nobody else knows of it
+                with trio.move_on_after(options.stop_seconds_max, shield=True):
+                    await primary.aclose()
+            raise
+        return primary
 
     name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)

@@ -73,6 +73,11 @@ class _Lost:
 
 
 @attrs.frozen
+class _Pinged:
+    receive: say.Receive
+
+
+@attrs.frozen
 class _Stalled:
     """Something may have waited for the store for too long."""
 
@@ -180,8 +185,12 @@ class SessionActor:
             return False
         return bool(not state.opened or state.busy or state.listening or state.connect_tickets)
 
-    def ask(self, make: Callable[[int], say.Command]) -> OneShot[say.Outcome]:
+    def ask(self, make: Callable[[int], say.Command], *, further_tickets: int = 0) -> OneShot[say.Outcome]:
         """Queue a command of the client's side; its outcome comes through the returned one-shot.
+
+        Args:
+          make: gives the command, under the ticket that it is given.
+          further_tickets: how many tickets right behind that one are the command's own, too (the messages of a batch).
 
         Raises:
           MailboxFull: too much is queued; nothing was.
@@ -192,6 +201,8 @@ class SessionActor:
             return outcome
         self._link.hurry()
         ticket = next(self._tickets)
+        if further_tickets:
+            self._tickets = itertools.count(ticket + further_tickets + 1)
         self._mailbox.put(make(ticket))
         self._waiting[ticket] = outcome
         return outcome
@@ -218,6 +229,10 @@ class SessionActor:
         else:  # it was called off at the last moment
             opened.turn_away()
 
+    def pinged(self, receive: say.Receive) -> None:
+        """Take a ping of the other side: in its turn it is seen whether anybody is there to answer."""
+        self._mailbox.put_system(_Pinged(receive))
+
     def link_lost(self, inbox: LinkInbox, detail: str) -> None:
         """Take note that the link behind this inbox is gone."""
         self._mailbox.put_system(_Lost(inbox, detail))
@@ -231,12 +246,17 @@ class SessionActor:
         state = self._state
         if state is None or state.busy or len(self._mailbox) or not self._gate.is_clear or self._waiting:
             return 0.0
-        if state.connect_tickets or self._is_read or self._is_updated:
+        if state.connect_tickets or self._is_read or self._is_updated or (state.tasks and self._works_on_task(state)):
             return 0.0
         used_until = (
             self._last_turn_seconds if self._log is None else max(self._last_turn_seconds, self._log.read_until_seconds)
         )
         return trio.current_time() - used_until
+
+    def _works_on_task(self, state: SessionState) -> bool:
+        """Whether a task of its client would be lost with its link. One that can be resumed loses none."""
+        now_unix_s = self._shared.clock.now_unix_s()
+        return not self._link.resumable and any(until > now_unix_s for until in state.tasks.values())
 
     @property
     def _is_read(self) -> bool:
@@ -530,6 +550,10 @@ class SessionActor:
 
     # ---- the link, the end ----
 
+    def _pinged(self, item: _Pinged) -> None:
+        read = self._log.read_streams if self._log is not None else frozenset[int]()
+        self._decide(say.ReceivePing(item.receive, read, frozenset(self._waiting)))
+
     def _lost(self, item: _Lost) -> None:
         if self._link.lose(item.inbox):
             self._decide(say.LinkDown(item.detail))
@@ -553,7 +577,7 @@ class SessionActor:
     def _may_leave(self) -> bool:
         state = self.state
         in_use = state.busy or self._waiting or len(self._mailbox) or self._is_read or self._is_updated
-        return not in_use and self._gate.is_clear
+        return not in_use and not (state.tasks and self._works_on_task(state)) and self._gate.is_clear
 
     def _buried(self, item: _Buried) -> None:
         if item.receipt.failure is not None:
@@ -569,6 +593,7 @@ _is_hard = operator.attrgetter("hard")
 _NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
     _Settled: SessionActor._settled,
     Opened: SessionActor._linked,
+    _Pinged: SessionActor._pinged,
     _Lost: SessionActor._lost,
     _Stalled: SessionActor._stalled,
     _Stop: SessionActor._stop,

@@ -33,6 +33,8 @@ class Limits:
     calls_in_flight_max: int = 32  # more: `Outcome` OVERLOADED
     posts_in_flight_max: int = 64  # notifications and answers not yet with the upstream; more: OVERLOADED
     asks_max: int = 64  # requests of the upstream that the client has not answered; more: answered with an error
+    tasks_max: int = 64  # live tasks that hold a session; more: the oldest holds it no longer
+    task_seconds_max: float = 24 * 3600.0  # a task about which nothing is heard holds it no longer than this
     setup_max: int = 256  # kept set-up messages (log level, subscriptions); more: the oldest is forgotten
     events_per_session_max: int = 1000  # logged events kept for replay; older ones are trimmed
     events_bytes_max: int = 16 * 1024 * 1024  # their bodies together; older ones are trimmed, the newest always stays
@@ -42,6 +44,9 @@ class Limits:
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
+    call_total_seconds_max: float = (
+        24 * 3600.0
+    )  # from its start, however much progress is told (MCP, lifecycle, Timeouts)
     opening_seconds_max: float = 30.0  # an opening request unanswered for this long is given up
     cancel_grace_seconds: float = 5.0  # a cancelled call whose upstream stays silent ends after this
 
@@ -181,6 +186,9 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     connect_tickets: tuple[int, ...] = ()  # who waits to hear whether the link could be opened
     link_detail: str = ""  # why the link could not be opened, when it could not
     posts: Mapping[int, Post] = msgspec.field(default_factory=_nothing)  # by ticket
+    tasks: Mapping[str, float] = msgspec.field(
+        default_factory=_nothing
+    )  # that the other side works on, by id: until when (Unix time) they hold the session
     link: LinkPhase = LinkPhase.DOWN
     closed: bool = False
 

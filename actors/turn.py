@@ -28,7 +28,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 class Turn:
     """The draft of a decision."""
 
-    __slots__ = ("effects", "events", "limits", "now_unix_s", "state")
+    __slots__ = ("effects", "events", "limits", "now_unix_s", "shared_stream", "state")
 
     def __init__(self, state: SessionState, now_unix_s: float, limits: Limits) -> None:
         self.state = state
@@ -36,6 +36,7 @@ class Turn:
         self.limits = limits
         self.events: list[say.Event] = []
         self.effects: list[say.Effect] = []
+        self.shared_stream: int | None = None  # of a batch that is being taken: more of its calls may yet come
 
     def decision(self) -> Decision:
         return Decision(self.state, tuple(self.events), tuple(self.effects))
@@ -73,6 +74,27 @@ class Turn:
         self.reply(call.ticket, say.Streaming(stream_id))
         return call
 
+    def open_shared_stream(self) -> int:
+        """Open the stream of a batch, and hold it open until `release_shared_stream`."""
+        stream_id = self.state.next_stream
+        self.happen(say.StreamOpened(stream_id, None))
+        self.shared_stream = stream_id
+        return stream_id
+
+    def release_shared_stream(self) -> None:
+        """All of the batch was taken: its stream ends with the last of its calls, or now if there is none."""
+        stream_id, self.shared_stream = self.shared_stream, None
+        assert stream_id is not None
+        if not any(call.stream == stream_id for call in self.state.calls.values()):
+            self.happen(say.StreamEnded(stream_id))
+
+    def _end_stream_of(self, call: Call) -> None:
+        """End the stream of a call that ends, unless it is a batch's and others are still to be answered on it."""
+        assert call.stream is not None
+        others = (other for other in self.state.calls.values() if other.request_id != call.request_id)
+        if call.stream != self.shared_stream and not any(other.stream == call.stream for other in others):
+            self.happen(say.StreamEnded(call.stream))
+
     def log_standalone(self, message: Message) -> None:
         self.log(STANDALONE_STREAM, message)
 
@@ -94,7 +116,7 @@ class Turn:
             reason = f"the answer has {len(message.raw)} bytes; a stream keeps {self.limits.event_bytes_max}"
             message, failed = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason), True
         self.log(call.stream, message)
-        self.happen(say.StreamEnded(call.stream))
+        self._end_stream_of(call)
         self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
 
     def fits(self, message: Message) -> bool:
@@ -110,7 +132,7 @@ class Turn:
         if call.stream is None:
             self.reply(call.ticket, outcome)
         else:
-            self.happen(say.StreamEnded(call.stream))
+            self._end_stream_of(call)
         self.happen(say.CallEnded(call.request_id, not isinstance(outcome, say.Withdrawn), self.now_unix_s))
 
     # ---- the link ----

@@ -1,4 +1,4 @@
-"""The command line: `outlast serve`, `doctor`, `health`, `export`, `import`, `keygen`, `rekey`, `--version`.
+"""The command line: `outlast serve`, `stdio`, `doctor`, `health`, `export`, `import`, `keygen`, `rekey`, `--version`.
 
 Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
 command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outlast.kinds import SWITCH
+from outlast.refusing import PROGRAM
+from outlast.refusing import refuse as _refuse
 from outlast.settings import NOT_YET, Facts, facts
+from outlast.stdio_command import stdio_command
 from outlast.urls import redacted
 
 if TYPE_CHECKING:
@@ -25,15 +28,13 @@ if TYPE_CHECKING:
     from outlast.rekey import Rekeyed
     from outlast.settings import Settings
 
-PROGRAM = "outlast"
-
 _EXIT_CODES = """\b
 Exit codes:
   0         stopped as asked
   1         a defect: please report the traceback
   2         bad input (flags, configuration, store, port, a server's
             program); nothing was written
-  3         the store was lost while serving; start again
+  3         the store was lost; stderr says whether to start again
   130, 143  ended at once by a second SIGINT or SIGTERM"""
 
 
@@ -88,6 +89,9 @@ def _program(context: click.Context) -> None:
     """MCP sessions that outlast restarts, crashes and deploys."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+_program.add_command(stdio_command)
 
 
 def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -200,7 +204,7 @@ Exit codes:
   1  done, but for some sessions; stderr says which
   2  bad input (flags, document, store); nothing was written,
      or stderr says what was
-  3  the store's device failed, or the store was taken over"""
+  3  the store's device failed, its contents have gone, or it was taken over"""
 
 
 @_program.command("export", short_help="Write all sessions of a store as one JSON document.", epilog=_MOVING_EXIT_CODES)
@@ -393,10 +397,3 @@ def _about_usage(error: click.ClickException) -> str:
         return message
     path = error.ctx.command_path if error.ctx is not None else PROGRAM
     return f"{message}; see {path} --help"
-
-
-def _refuse(*lines: str, code: int = 2) -> int:
-    for line in lines:
-        # A value may hold line ends; a refusal stays one line.
-        click.echo(f"{PROGRAM}: {' '.join(line.splitlines())}", err=True)
-    return code

@@ -24,6 +24,7 @@ from msgspec import UNSET
 from actors.portable_checks import Misfit
 from actors.portable_schema import PortableSession
 from actors.portable_session import Defaults, in_place_of, in_place_of_unreadable, read_portable, to_records
+from actors.store_use import check_sessions
 from outlast.exporting import nothing
 from outlast.files import read_blocks
 from persistence.codec import Codec
@@ -134,6 +135,7 @@ class _Import:
 
     async def write(self, store: Store) -> Imported:
         """Look whether the ids are free, and write."""
+        await check_sessions(store)
         await self._find_former(store)
         intake = Intake(store, await store.claim(f"import:{os.uname().nodename}:{os.getpid()}"))
         try:

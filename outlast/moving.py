@@ -6,7 +6,7 @@ core) is not loaded by other commands.
     0         done
     1         done, but for some sessions; a line on stderr for each reason
     2         bad input: flags, document, file, store. An import has written nothing, or says what it has
-    3         the store's device failed, or another owner took the store over
+    3         the store's device failed, its contents have gone, or another owner took it over
     130       ended by SIGINT; an export leaves no file, an import what it had written
 """
 

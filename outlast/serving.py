@@ -87,17 +87,18 @@ async def serve(
             idle_seconds=settings.stdio_idle_seconds,
         )
         opened.callback(upstreams.cancel_scope.cancel)
+        connect = Upstreams(settings.servers, pool, settings.server_headers)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
                     settings.store,
                     codec=codec_of(settings),
-                    connect=Upstreams(settings.servers, pool, settings.server_headers),
+                    connect=connect,
                     options=_runtime_options(settings),
                     progress=restoring_progress(),
                 )
             )
-        gateway = _gateway(settings, runtime, stateless)
+        gateway = _gateway(settings, runtime, connect, stateless)
         async with trio.open_nursery() as serving:
             serving.start_soon(Watchdog().run)
             served = trio.Event()
@@ -158,7 +159,9 @@ def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: fl
     return Serving(f"{scheme}://{shown}:{port}", restored, statistics.uninitialized, seconds)
 
 
-def _gateway(settings: Settings, runtime: Runtime, stateless: Mapping[str, StatelessUpstream]) -> Gateway:
+def _gateway(
+    settings: Settings, runtime: Runtime, upstreams: Upstreams, stateless: Mapping[str, StatelessUpstream]
+) -> Gateway:
     return Gateway(
         runtime,
         {name: upstream_transport(target) for name, target in settings.servers.items()},
@@ -170,6 +173,7 @@ def _gateway(settings: Settings, runtime: Runtime, stateless: Mapping[str, State
             call_seconds_max=settings.call_seconds_max,
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
+        breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
     )
@@ -185,6 +189,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
             answer_json_within_seconds=settings.answer_json_within_seconds,
             link_wait_seconds=settings.restore_wait_seconds,
             call_seconds_max=settings.call_seconds_max,
+            call_total_seconds_max=settings.call_total_seconds_max,
         ),
         sessions_max=settings.sessions_max,
         resident_sessions_max=settings.resident_sessions_max,

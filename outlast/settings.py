@@ -238,6 +238,11 @@ class Settings:
     answer_json_within_seconds: float = _setting(
         seconds(0, 3600), 0.25, "a call answered this soon gets plain JSON, a slower one a resumable stream"
     )
+    call_total_seconds_max: float = _setting(
+        seconds(1, 30 * _DAY_SECONDS),
+        float(_DAY_SECONDS),
+        "a call ends with an error after this long, whatever it told",
+    )
     call_seconds_max: float = _setting(
         seconds(1, 30 * _DAY_SECONDS), 3600.0, "a call about which nothing was heard for this long ends with an error"
     )

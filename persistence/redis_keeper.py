@@ -5,7 +5,7 @@
   that are not refused for want of room any more. So `StoreFull` leaves nothing behind there either; what a server that
   dies in the midst leaves undone, the same batch again completes.
 - Each script compares the store's uuid, so contents that have gone are noticed by the first call after, and the
-  process is told to end (`StoreBroken`) rather than to answer that no session exists.
+  process is told to end (`StoreReplaced`) rather than to answer that no session exists.
 - At level `replicated` each answer is counted (WAIT) on the connection that wrote, as many replicas as were promised,
   or it is no acknowledgement. So is a claim: whatever a new owner reads is on the replicas as well.
 """
@@ -37,10 +37,10 @@ from persistence.store import (
     FenceLost,
     LeaseHeld,
     SnapshotCorrupt,
-    StoreBroken,
     StoreError,
     StoreFull,
     StoreInvalid,
+    StoreReplaced,
     StoreUnavailable,
 )
 
@@ -232,7 +232,9 @@ class RedisKeeper:
         began = time.perf_counter()
         generation = self._note(redis_scripts.PROBE, "probed_unix_s", int(time.time()))
         if generation < self._generation:
-            raise StoreBroken(f"{self._place.shown} holds an older copy of itself: what was acknowledged since is gone")
+            raise StoreReplaced(
+                f"{self._place.shown} holds an older copy of itself: what was acknowledged since is gone"
+            )
         calls = [self._call_raw(one, "index", "ZCARD") for one in range(PARTITIONS)]
         sessions = sum(count for count in self._answers(self.nodes.ask(calls)) if isinstance(count, int))
         latency_seconds = time.perf_counter() - began
@@ -336,7 +338,7 @@ class RedisKeeper:
         raise FenceLost(lost(partition, fence, said[2].decode()))
 
     def _raise_foreign(self, at: str) -> NoReturn:
-        raise StoreBroken(
+        raise StoreReplaced(
             f"{self._place.shown}: {at} is not what this process has opened: the server was emptied or exchanged"
         )
 
@@ -406,11 +408,11 @@ class RedisKeeper:
         if declined.code in _DENIED:
             return StoreUnavailable(reason) if self._uuid else StoreInvalid(reason)
         # WRONGTYPE, or a script that stumbled: what lies there is not what this version wrote.
-        return StoreBroken(reason) if self._uuid else StoreInvalid(f"{reason}; name another prefix")
+        return StoreReplaced(reason) if self._uuid else StoreInvalid(f"{reason}; name another prefix")
 
     def _list(self, answer: object) -> list[Any]:
         if not isinstance(answer, list):
-            raise StoreBroken(f"{self._place.shown} gives an answer of another kind: {type(answer).__name__}")
+            raise StoreReplaced(f"{self._place.shown} gives an answer of another kind: {type(answer).__name__}")
         return answer
 
     def _call(self, script: str, key: str, *words: Word) -> Call:

@@ -110,7 +110,8 @@ def _bury(connection: Connection, batch: Batch, tombstones_max: int) -> None:
         return
     ended = [(tombstone.session_id,) for tombstone in batch.tombstones]
     rows = [(tombstone.session_id, tombstone.reason, tombstone.at_unix_s) for tombstone in batch.tombstones]
-    connection.executemany(sqlite_statements.BURY, rows)
+    # In this order the tombstones lie in what the sessions gave up: on a full disk the file need not grow for them.
     connection.executemany(sqlite_statements.FORGET_LOG, ended)
     connection.executemany(sqlite_statements.FORGET_SESSION, ended)
+    connection.executemany(sqlite_statements.BURY, rows)
     connection.execute(sqlite_statements.FORGET_OLD_TOMBSTONES, (tombstones_max,))

@@ -10,8 +10,9 @@ What happens when the store refuses:
   acknowledged meanwhile; the backlog is bounded, and `submit` refuses beyond.
 - StoreFull: the batch was rolled back. All sessions in it get receipts with the failure, and so do those receipts
   that these sessions have coming, because what they have submitted since was built on what failed. Only what may make
-  room is tried again by itself: first tombstones together with sessions that trim, then tombstones alone. Other
-  sessions are not tried one by one: a full disk would be asked a thousand times. Soft facts wait for another time.
+  room is tried again by itself: first tombstones together with sessions that trim, then tombstones alone, then half of
+  them, and so on. Other sessions are not tried one by one: a full disk would be asked a thousand times. Soft facts wait
+  for another time.
 - StoreBroken, FenceLost, anything else: out of `run`; the process must end.
 
 The writer says what is durable. Holding outputs back until then is the business of whoever submits.
@@ -376,4 +377,6 @@ def _what_makes_room(flight: Flight) -> Flight | None:
     for chosen in (makes_room, ends):
         if chosen and (len(chosen) < len(flight.pending) or flight.soft):
             return flight.only(chosen)
-    return None
+    # An end takes its session's log along, and so changes many pages at once: fewer of them may fit. Those left out are
+    # told so, and asked for again; after a half has passed there is room for them.
+    return flight.only(ends[: len(ends) // 2]) if len(ends) > 1 else None

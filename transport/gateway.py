@@ -30,6 +30,7 @@ from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
 _to_json = msgspec.json.Encoder().encode
@@ -49,6 +50,7 @@ class Gateway:
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
         operators: Operators = Operators(),
+        breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
     ) -> None:
         """
@@ -59,6 +61,7 @@ class Gateway:
           stateless: by name, the servers that are also asked without sessions (2026-07-28).
           operations: what is served beside MCP; of two that serve a path, the first answers.
           operators: who may use those that are for operators only.
+          breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
         """
         self._runtime = runtime
@@ -70,7 +73,10 @@ class Gateway:
         self._faces: dict[str, Face] = {}
         self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
-            face: Face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            breaker = (breakers or {}).get(name)
+            face: Face = StreamableHttp(
+                runtime, name, upstream_transport=upstream_transport, options=options, breaker=breaker
+            )
             if name in stateless:
                 self._stateless.append(Stateless(stateless[name], stateless_options))
                 face = BothEras(face, self._stateless[-1])

@@ -46,6 +46,23 @@ established = st.builds(
     announcements=st.lists(notifications, max_size=2).map(tuple),
 )
 
+
+def batch_of(items: list[jsonrpc.Message], refused: bool) -> Callable[[int], say.Command]:
+    def item(ticket: int, message: jsonrpc.Message) -> say.SendRequest | say.SendNotification | say.SendAnswer:
+        if message.kind is jsonrpc.Kind.REQUEST:
+            return say.SendRequest(ticket, message)
+        if message.kind is jsonrpc.Kind.NOTIFICATION:
+            return say.SendNotification(ticket, message, cancels=1)
+        return say.SendAnswer(ticket, message)
+
+    def make(ticket: int) -> say.Command:
+        # Tickets that no other command of these tests has.
+        taken = tuple(item(1000 * (ticket + 1) + n, message) for n, message in enumerate(items))
+        return say.SendBatch(ticket, taken, (jsonrpc.error(None, -32600, "no"),) * refused)
+
+    return make
+
+
 commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
     st.builds(
         lambda message, setup, opens: lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens),
@@ -60,6 +77,7 @@ commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
         st.booleans(),
     ),
     st.builds(lambda message: lambda ticket: say.SendAnswer(ticket, message), answers),
+    st.builds(batch_of, st.lists(st.one_of(requests, notifications, answers), max_size=3), st.booleans()),
     st.builds(lambda message: lambda ticket: say.Emit(ticket, message), notifications),
     st.builds(lambda size: lambda ticket: say.Update(ticket, {"v": size}, size), st.integers(0, 60)),
     st.sampled_from([say.Listen, say.Look, say.ConnectNow]),

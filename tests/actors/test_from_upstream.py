@@ -147,6 +147,31 @@ def test_colliding_question_is_renamed_and_its_answer_named_back() -> None:
     assert answered(session, 5) == [5]
 
 
+def test_question_that_is_taken_back_is_named_as_the_client_knows_it() -> None:
+    session = opened()
+    session.take(say.Receive(jsonrpc.request(1, "sampling"), About.NOTHING))
+    session.take(say.LinkUp(Established()))  # another incarnation, which counts from one again
+    session.take(say.Receive(jsonrpc.request(1, "sampling"), About.NOTHING))
+    (asked,) = session.logged()
+    assert asked.id != 1
+    params = {"requestId": 1, "reason": "never mind"}
+    session.take(say.Receive(jsonrpc.notification("notifications/cancelled", params), About.NOTHING))
+
+    assert session.logged() == [jsonrpc.notification("notifications/cancelled", {**params, "requestId": asked.id})]
+    assert asked.id not in session.state.asks
+    told = session.take(say.SendAnswer(session.ticket(), jsonrpc.result(asked.id or "", {})))
+    assert not of(told, say.SendUpstream), "nobody waits for it any more"
+
+
+def test_cancellation_of_nothing_known_goes_through_as_it_is() -> None:
+    session = opened()
+    malformed: list[object] = [{"requestId": {}}, [], None]
+    for params in ({"requestId": "other"}, *malformed):
+        message = jsonrpc.notification("notifications/cancelled", params)
+        session.take(say.Receive(message, About.NOTHING))
+        assert session.logged() == [message]
+
+
 def test_questions_1_and_text_1_do_not_collide() -> None:
     session = opened()
 

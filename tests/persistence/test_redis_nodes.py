@@ -13,7 +13,7 @@ from persistence.redis_keeper import RedisKeeper
 from persistence.redis_nodes import Call, Declined, Endpoint, Nodes
 from persistence.redis_records import slot_of
 from persistence.redis_url import RedisPlace
-from persistence.store import StoreBroken, StoreError, StoreFull, StoreInvalid, StoreUnavailable
+from persistence.store import StoreError, StoreFull, StoreInvalid, StoreReplaced, StoreUnavailable
 from tests.persistence.making import snapshot
 
 A, B = Endpoint("a", 1), Endpoint("b", 2)
@@ -189,8 +189,8 @@ REFUSALS: list[tuple[Declined, type[StoreError], type[StoreError]]] = [
     (Declined("NOSCRIPT", "No matching script"), StoreUnavailable, StoreUnavailable),
     (Declined("NOAUTH", "Authentication required."), StoreUnavailable, StoreInvalid),
     (Declined("NOPERM", "no permissions"), StoreUnavailable, StoreInvalid),
-    (Declined("WRONGTYPE", "Operation against"), StoreBroken, StoreInvalid),
-    (Declined("ERR", "user_script:1: oh"), StoreBroken, StoreInvalid),
+    (Declined("WRONGTYPE", "Operation against"), StoreReplaced, StoreInvalid),
+    (Declined("ERR", "user_script:1: oh"), StoreReplaced, StoreInvalid),
 ]
 
 
