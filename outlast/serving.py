@@ -84,10 +84,11 @@ async def serve(
             pool,
             upstreams,
             headers=settings.server_headers,
+            environment=settings.server_environment,
             idle_seconds=settings.stdio_idle_seconds,
         )
         opened.callback(upstreams.cancel_scope.cancel)
-        connect = Upstreams(settings.servers, pool, settings.server_headers)
+        connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(

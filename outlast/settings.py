@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_HEADERS, URL
+from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_ENVIRONMENT, SERVER_HEADERS, URL
 from outlast.at_rest import COMPRESSION, ENCRYPTION_KEYS
 from outlast.kinds import (
     DIRECTORY,
@@ -315,6 +315,12 @@ class Settings:
         SERVER_HEADERS,
         attrs.Factory(lambda: MappingProxyType({})),
         "headers for each server behind the gateway, such as its Authorization; never a client's",
+        default_text="none",
+    )
+    server_environment: Mapping[str, Mapping[str, str]] = _setting(
+        SERVER_ENVIRONMENT,
+        attrs.Factory(lambda: MappingProxyType({})),
+        "variables for each server that is a program, such as its API key; the gateway's own settings never reach one",
         default_text="none",
     )
     certfile: Path | None = _setting(FILE, None, "the certificate chain (PEM): serve HTTPS", flag=True)
