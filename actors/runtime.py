@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import attrs
 import structlog
 import trio
-from msgspec.structs import replace
 
 from actors import messages as say
 from actors.clock import SteadyClock
@@ -35,8 +33,8 @@ from actors.surroundings import Surroundings
 from persistence.codec import Codec
 from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
 from persistence.opening import open_store
-from persistence.records import SnapshotHeader
-from persistence.resealing import Resealable
+from persistence.presence import Tended, keep_tending
+from persistence.resealing import Resealable, marked
 from persistence.store import Store, StoreFull
 from persistence.writer import Writer
 
@@ -123,7 +121,7 @@ class Runtime:
             ttl_seconds=self._options.session_ttl_seconds if ttl_seconds is None else ttl_seconds,
             client_transport=client_transport,
             upstream_transport=upstream_transport,
-            log=LogState(epoch=int.from_bytes(secrets.token_bytes(4), "big")),
+            log=LogState(epoch=_draw_epoch() if self._shared.log_epoch is None else self._shared.log_epoch),
             context=keep(context)[0] if context else NOTHING,
             metadata=keep(metadata)[0] if metadata else NOTHING,
         )
@@ -207,6 +205,8 @@ async def open_runtime(
         writer = Writer(kept, fence)
         async with trio.open_nursery() as keeping:
             await keeping.start(writer.run)
+            if isinstance(kept, Tended):
+                keeping.start_soon(keep_tending, kept, fence)
             timekeeper = Timekeeper()
             keeping.start_soon(supervise, ChildSpec("timekeeper", timekeeper.run, Restart.PERMANENT))
             async with trio.open_nursery() as links, trio.open_nursery() as living:
@@ -221,6 +221,7 @@ async def open_runtime(
                     connect_seconds_max=options.connect_seconds_max,
                     store_wait_seconds=options.store_wait_seconds,
                     backoff=options.backoff,
+                    log_epoch=_draw_epoch() if _may_lose_what_was_told(kept) else None,
                     gate_open_always=options.gate_open_always,
                 )
                 registry = Registry(shared, living, sessions_max=options.sessions_max)
@@ -287,6 +288,15 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
 
 
+def _draw_epoch() -> int:
+    return int.from_bytes(secrets.token_bytes(4), "big")
+
+
+def _may_lose_what_was_told(store: Store) -> bool:
+    """Say whether a process that ends may have told of events that the next one does not find."""
+    return isinstance(store, DegradingStore) or store.survives == "redis"
+
+
 async def _index(store: Store, registry: Registry) -> None:
     obstacles = await store.obstacles() if isinstance(store, Resealable) else {}
     if obstacles:
@@ -295,17 +305,7 @@ async def _index(store: Store, registry: Registry) -> None:
     after: int | None = 0
     while after is not None:
         headers, after = await store.scan(after=after)
-        registry.learn([_marked(header, obstacles) for header in headers] if obstacles else headers)
-
-
-def _marked(header: SnapshotHeader, obstacles: Mapping[str, str]) -> SnapshotHeader:
-    """Give what the index is to know of a session that may be one of those that cannot be opened here.
-
-    Such a session is not restored, and does not expire: whoever owns it could not have used it, for a cause of ours.
-    The mark is in the index only; with the key, or the version, that it needs, the next start finds it as it was.
-    """
-    reason = obstacles.get(header.session_id)
-    return header if reason is None else replace(header, failure=reason, expires_unix_s=math.inf)
+        registry.learn([marked(header, obstacles) for header in headers] if obstacles else headers)
 
 
 def _start_keepers(
