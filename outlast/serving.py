@@ -33,6 +33,7 @@ from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.stateless import StatelessUpstream
@@ -177,6 +178,7 @@ def _gateway(
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
+        quota=Quota(settings.exchanges_per_principal_max),
     )
 
 
@@ -193,6 +195,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
             call_total_seconds_max=settings.call_total_seconds_max,
         ),
         sessions_max=settings.sessions_max,
+        sessions_per_principal_max=settings.sessions_per_principal_max,
         resident_sessions_max=settings.resident_sessions_max,
         session_ttl_seconds=settings.session_ttl_seconds,
         reaper_rules=ReaperRules(

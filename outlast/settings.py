@@ -223,6 +223,13 @@ class Settings:
         "sessions in all; beyond, opening one is answered with 503",
         flag=True,
     )
+    # One client's mistake (a session for each call) is to be its own. A token may also be a whole company's.
+    sessions_per_principal_max: int = _setting(
+        count(1, 10_000_000), 10_000, "sessions of each client that has a token; beyond, opening one gets 503"
+    )
+    exchanges_per_principal_max: int = _setting(
+        count(1, 1_000_000), 5_000, "requests and streams at a time of each client that has a token; beyond, 429"
+    )
     resident_sessions_max: int = _setting(
         count(1, 1_000_000), 10_000, "sessions in memory; beyond, the longest idle are passivated", flag=True
     )

@@ -30,6 +30,7 @@ from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -52,6 +53,7 @@ class Gateway:
         operators: Operators = Operators(),
         breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
+        quota: Quota | None = None,
     ) -> None:
         """
         Args:
@@ -63,12 +65,14 @@ class Gateway:
           operators: who may use those that are for operators only.
           breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
+          quota: how much each of them may use; None: the default.
         """
         self._runtime = runtime
         self._policy = policy
         self._operations = tuple(operations)
         self._operators = operators
         self._authentication = authentication
+        self._quota = quota or Quota()
         self._draining = False
         self._faces: dict[str, Face] = {}
         self._stateless: list[Stateless] = []
@@ -114,10 +118,18 @@ class Gateway:
     ) -> None:
         head = exchange.head
         identity = authentication.remembered(head) or await authentication.identify(head)
-        if isinstance(identity, Identity):
-            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
-        else:
+        if not isinstance(identity, Identity):
             await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
+            return
+        principal = identity.principal
+        refusal = self._quota.enter(principal)
+        if refusal is not None:
+            await exchange.respond(refusal.status, (*refusal.headers, *extra), refusal.body)
+            return
+        try:
+            await face.handle(exchange, principal, extra, authentication.deadline(identity))
+        finally:
+            self._quota.leave(principal)
 
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
