@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from actors import messages as say
 from actors.ids import ANONYMOUS, Principal, SessionId
+from actors.index import SessionIndex
 from actors.session import SessionActor
-from actors.session_index import SessionIndex
 from actors.snapshots import to_header
 from actors.state import SessionState
 from actors.supervisor import ChildSpec, supervise
@@ -97,7 +97,8 @@ class Registry:
 
     def adopt(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add sessions that were stored all the while, but not known; what is in the index already is fresher."""
-        self._index.put_all(headers, fresh=False)
+        for header in headers:
+            self._index.put_if_new(header)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -234,7 +235,7 @@ class Registry:
 
         def receipt(receipt: Receipt) -> None:
             if receipt.failure is not None and header is not None:
-                self._index.put_all([header], fresh=False)  # there was no room even for that: the reaper tries again
+                self._index.put_if_new(header)  # there was no room even for that: the reaper tries again
 
         self.shared.writer.bury(tombstone, receipt)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.ids import SessionId
-from actors.session_index import SessionIndex
+from actors.index import SessionIndex
 from actors.tally import Tally
 from persistence.records import SnapshotHeader
 
@@ -21,7 +21,7 @@ def header(session_id: str, owner: str, revision: int = 1) -> SnapshotHeader:
 
 
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(["put", "fresh", "stale", "pop"]), st.sampled_from("abcde"), st.sampled_from(OWNERS))
+    st.tuples(st.sampled_from(["put", "put if new", "pop"]), st.sampled_from("abcde"), st.sampled_from(OWNERS))
 )
 
 
@@ -37,8 +37,8 @@ def test_the_count_of_an_owner_is_what_counting_would_give(changes: list[tuple[s
             index.put(header(session_id, owner))
             expected[session_id] = owner
         else:
-            index.put_all([header(session_id, owner)], fresh=change == "fresh")
-            expected[session_id] = owner if change == "fresh" else expected.get(session_id, owner)
+            index.put_if_new(header(session_id, owner))
+            expected.setdefault(session_id, owner)
         assert len(index) == len(expected)
         assert {owner: index.owned_by(owner) for owner in OWNERS} == {
             owner: list(expected.values()).count(owner) for owner in OWNERS

@@ -53,15 +53,14 @@ class SessionIndex:
             self._owned.add(header.owner)
         self._headers[session_id] = header
 
-    def put_all(self, headers: Iterable[SnapshotHeader], *, fresh: bool = True) -> None:
-        """Add many.
-
-        Args:
-          fresh: they are newer than what is there of the same sessions; False: what is there stays.
-        """
+    def put_all(self, headers: Iterable[SnapshotHeader]) -> None:
         for header in headers:
-            if fresh or SessionId(header.session_id) not in self._headers:
-                self.put(header)
+            self.put(header)
+
+    def put_if_new(self, header: SnapshotHeader) -> None:
+        """Add a session, unless something is known of it already."""
+        if header.session_id not in self._headers:
+            self.put(header)
 
     def pop(self, session_id: SessionId) -> SnapshotHeader | None:
         """Take a session out; None: it was not there."""
