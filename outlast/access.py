@@ -1,4 +1,4 @@
-"""Access as settings: who is let in with which token, what servers are told of us, and TLS.
+"""Access as settings: who is let in with which token, and what servers are told of us.
 
 The kinds know how secrets are written by people; `authentication_of` and its neighbours make of them what the transport
 asks. Secrets come from the configuration file and the environment, never from flags, which every user of the machine
@@ -19,8 +19,6 @@ from outlast.kinds import Kind, Refused
 from outlast.targets import StdioTarget
 
 if TYPE_CHECKING:
-    import ssl
-
     from outlast.settings import Settings
     from transport.authentication import Authentication, Verifier
     from transport.signing_keys import SigningKeys
@@ -256,20 +254,3 @@ def _signing_keys(settings: Settings) -> SigningKeys:
     if settings.oauth_keys and "://" not in settings.oauth_keys:
         return KeysOfFile(Path(settings.oauth_keys))
     return FetchedKeys(settings.oauth_issuer, url=settings.oauth_keys)
-
-
-def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """Make the TLS context of the listening address; None: plain HTTP.
-
-    Raises:
-      OSError, ssl.SSLError: the files cannot be read, or do not belong together.
-    """
-    if settings.certfile is None or settings.keyfile is None:
-        return None
-    import ssl  # 20 ms, for those who serve TLS
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.certfile, settings.keyfile)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

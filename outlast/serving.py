@@ -20,8 +20,9 @@ import trio
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
-from outlast.access import authentication_of, tls_of
+from outlast.access import authentication_of
 from outlast.at_rest import codec_of
+from outlast.certificate import CertificateFiles, keep_fresh, tls_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
@@ -105,6 +106,8 @@ async def serve(
             serving.start_soon(Watchdog().run)
             served = trio.Event()
             server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
+            if settings.certfile is not None and settings.keyfile is not None:
+                serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import ssl
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -58,11 +59,14 @@ def unique_key() -> str:
 
 
 @contextlib.asynccontextmanager
-async def sdk_client(url: str, *, auth: httpx2.Auth | None = None) -> AsyncIterator[SdkPeer]:
+async def sdk_client(
+    url: str, *, auth: httpx2.Auth | None = None, verify: ssl.SSLContext | bool = False
+) -> AsyncIterator[SdkPeer]:
     """Connect the SDK's client to an endpoint; its session is deleted at the end of the block.
 
     Args:
       auth: puts credentials on its requests, and may get them first.
+      verify: whom to trust, where the endpoint is behind TLS.
     """
     session_ids: set[str] = set()
     methods: list[str] = []
@@ -77,7 +81,7 @@ async def sdk_client(url: str, *, auth: httpx2.Auth | None = None) -> AsyncItera
 
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
     async with (
-        httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False, auth=auth) as http,
+        httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=verify, auth=auth) as http,
         _connected(streamable_http_client(url, http_client=http), session_ids, methods) as peer,
     ):
         yield peer

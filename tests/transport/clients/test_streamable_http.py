@@ -201,10 +201,9 @@ async def test_streams_end_when_their_credential_expires_and_the_session_goes_on
         for exchange in (listening, calling):
             nursery.start_soon(face.handle, exchange, ANONYMOUS, (), deadline)
         await trio.sleep(49.0)
-        assert not (listening.finished or calling.finished)
+        assert [exchange.finished for exchange in (listening, calling)] == [False, False]
         await trio.sleep(2.0)
-        assert listening.finished
-        assert calling.finished
+        assert [exchange.finished for exchange in (listening, calling)] == [True, True]
         assert listening.answer.endswith(b"retry: 1234\n\n")
         assert calling.answer.endswith(b"retry: 1234\n\n")
         [primed] = calling.frames
