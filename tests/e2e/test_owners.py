@@ -1,9 +1,9 @@
 """Nobody gets another's session: every principal tries every session, in every way there is, over real HTTP.
 
-Method: each principal opens a session. Then each tries every session by POST, GET, GET with an event id, and DELETE.
-To everybody but its owner the answer must be the one that an id gets which never existed: the same status, headers and
-bytes. Then the gateway is killed and started again, and all of it is tried on what was restored. The control takes the comparison
-of owners away, and must find sessions of others.
+Method: each principal opens a session. Then each tries every session by POST, GET, GET with an event id, DELETE, and by
+the paths of HTTP+SSE. To everybody but its owner the answer must be the one that an id gets which never existed: the
+same status, headers and bytes. All of it is tried on what was restored after a kill, too. The control takes the
+comparison of owners away, and must find sessions of others.
 """
 
 from __future__ import annotations
