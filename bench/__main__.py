@@ -57,7 +57,7 @@ def calls(
 ) -> None:
     """Measure tools/call through the gateway, directly, and through two bare servers, side by side."""
     if sse and (HYPERCORN in names or RELAY in names):
-        raise click.UsageError("the references speak JSON only: with --sse, measure direct and the gateways")
+        raise click.UsageError("the references speak JSON only: with --sse, measure direct and gateway")
     plan = calls_of.CallsPlan(names or (SPEAK_SSE if sse else ALL), sessions, rounds, seconds, sse)
     with progress() as bar:
         task = bar.add_task("starting", total=plan.steps)
