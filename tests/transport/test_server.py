@@ -24,9 +24,10 @@ from wsproto.events import AcceptConnection, Request, TextMessage
 from actors import jsonrpc
 from tests.transport.serving import JSON, Client, connected, echo, get, post, serving, until
 from transport.asgi import asgi_app
-from transport.exchange import Exchange, RequestHead
+from transport.exchange import Exchange
 from transport.handler import HttpLimits
 from transport.server import HttpServer, default_connections_max, open_listeners
+from transport.socket_exchange import SocketExchange
 
 BOTH_ROADS = pytest.mark.parametrize("hot", [True, False], ids=["hot", "hypercorn"])
 
@@ -98,12 +99,11 @@ async def test_cold_request_goes_to_hypercorn_for_good_with_its_bytes() -> None:
 
 
 async def test_websocket_is_handed_to_the_asgi_app() -> None:
-    async def shout(head: RequestHead, scope: Any, receive: Any, send: Any) -> None:
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.accept"})
-        message = await receive()
-        await send({"type": "websocket.send", "text": head.path + message["text"].upper()})
-        await receive()
+    async def shout(socket: SocketExchange) -> None:
+        await socket.accept("mcp")
+        message = await socket.receive()
+        await socket.send(f"{socket.head.path}{message!s}".upper())
+        await socket.receive()
 
     options: dict[str, Any] = {
         "asgi_app": asgi_app(echo, websocket=shout),
@@ -111,14 +111,14 @@ async def test_websocket_is_handed_to_the_asgi_app() -> None:
     }
     async with serving(**options) as server, connected(server) as client:
         peer = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-        await client.stream.send_all(peer.send(Request(host="localhost", target="/ws")))
+        await client.stream.send_all(peer.send(Request(host="localhost", target="/ws", subprotocols=["mcp"])))
         events: list[Any] = []
         while not any(isinstance(event, TextMessage) for event in events):
             peer.receive_data(bytes(await client.stream.receive_some()))
             events += peer.events()
             if [type(event) for event in events] == [AcceptConnection]:
                 await client.stream.send_all(peer.send(TextMessage(data="hello")))
-    assert events[-1].data == "/wsHELLO"
+    assert events[-1].data == "/WSHELLO"
 
 
 async def test_websocket_without_a_handler_is_refused() -> None:
