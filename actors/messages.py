@@ -45,6 +45,7 @@ class SendRequest(Said, frozen=True, gc=False):
     label: str = ""
     setup: SetupChange | None = None
     opens: bool = False  # this request is the handshake
+    on_standalone: bool = False  # its answer goes on the session's own stream, however soon it comes
 
 
 class SendNotification(Said, frozen=True, gc=False):
@@ -253,6 +254,13 @@ class CallChanged(Said, frozen=True, gc=False):
     call: Call
 
 
+class CallPromised(Said, frozen=True, gc=False):
+    """The call's answer, or an error in its place, will come on the session's own stream, whatever happens to us."""
+
+    hard: ClassVar[bool] = True
+    call: Call
+
+
 class CallEnded(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = False
     request_id: RequestId
@@ -361,6 +369,7 @@ Event = (
     | ListeningStarted
     | CallStarted
     | CallChanged
+    | CallPromised
     | CallEnded
     | PostChanged
     | PostEnded
@@ -401,7 +410,7 @@ class Answered(Said, frozen=True, gc=False):
 
 
 class Streaming(Said, frozen=True, gc=False):
-    """The call has become a stream: read it from its start."""
+    """The call has become a stream: read it from its start. The standalone one has the answer, or will have it."""
 
     stream: int
 

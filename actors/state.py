@@ -40,6 +40,7 @@ class Limits:
     streams_kept_max: int = 32  # ended streams whose events can still be replayed; older ones are forgotten
     values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
+    promise_within_seconds: float = 0.02  # a call still unanswered whose answer goes on the standalone stream is kept
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
     opening_seconds_max: float = 30.0  # an opening request unanswered for this long is given up
@@ -91,10 +92,11 @@ class Call(msgspec.Struct, frozen=True):
     sent: bool = False
     sent_unix_s: float = 0.0  # when; the client's patience counts from here
     resent: bool = False  # sent a second time, after the upstream had lost the session
-    stream: int | None = None  # set once the call has become a stream
+    stream: int | None = None  # set once the call has become a stream, or is to be answered on the standalone one
     cancelled_unix_s: float = 0.0  # when the client cancelled it; 0: it did not
     heard_unix_s: float = 0.0  # when the upstream last said something about it
     upstream_cursor: str = ""  # the upstream's last event id on this call's stream
+    on_standalone: bool = False  # its answer goes on the session's own stream; not kept: `stream` says so by then
 
 
 class Post(msgspec.Struct, frozen=True):

@@ -64,8 +64,13 @@ class Turn:
         self.happen(say.MessageLogged(stream_id, stream.next_offset, sequence, self.now_unix_s, message.raw))
 
     def open_stream(self, call: Call) -> Call:
-        """Turn a call into a stream, and tell its client."""
+        """Turn a call into a stream, and tell its client; promise the answer of one that the standalone stream gets."""
         assert call.stream is None
+        if call.on_standalone:
+            call = replace(call, stream=STANDALONE_STREAM)
+            self.happen(say.CallPromised(call))
+            self.reply(call.ticket, say.Streaming(STANDALONE_STREAM))
+            return call
         stream_id = self.state.next_stream
         self.happen(say.StreamOpened(stream_id, call.request_id))
         call = replace(call, stream=stream_id)
@@ -86,15 +91,19 @@ class Turn:
 
     def answer(self, call: Call, message: Message, *, failed: bool) -> None:
         """Give a call its answer: on its stream if it has become one, else straight to whoever waits."""
-        if call.stream is None:
-            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
-            self.reply(call.ticket, say.Answered(message))
-            return
+        stream_id = call.stream
+        if stream_id is None:
+            if not (call.on_standalone and self.state.opened):  # there is no stream before the session is open
+                self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+                self.reply(call.ticket, say.Answered(message))
+                return
+            stream_id = STANDALONE_STREAM
+            self.reply(call.ticket, say.Streaming(stream_id))
         if not self.fits(message):
             reason = f"the answer has {len(message.raw)} bytes; a stream keeps {self.limits.event_bytes_max}"
             message, failed = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason), True
-        self.log(call.stream, message)
-        self.happen(say.StreamEnded(call.stream))
+        self.log(stream_id, message)
+        self._end_stream(stream_id)
         self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
 
     def fits(self, message: Message) -> bool:
@@ -110,8 +119,13 @@ class Turn:
         if call.stream is None:
             self.reply(call.ticket, outcome)
         else:
-            self.happen(say.StreamEnded(call.stream))
+            self._end_stream(call.stream)
         self.happen(say.CallEnded(call.request_id, not isinstance(outcome, say.Withdrawn), self.now_unix_s))
+
+    def _end_stream(self, stream_id: int) -> None:
+        """End a call's stream with the call; the session's own ends with the session."""
+        if stream_id != STANDALONE_STREAM:
+            self.happen(say.StreamEnded(stream_id))
 
     # ---- the link ----
 

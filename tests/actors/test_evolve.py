@@ -48,9 +48,12 @@ established = st.builds(
 
 commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
     st.builds(
-        lambda message, setup, opens: lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens),
+        lambda message, setup, opens, on_standalone: (
+            lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens, on_standalone)
+        ),
         requests,
         setups,
+        st.booleans(),
         st.booleans(),
     ),
     st.builds(
