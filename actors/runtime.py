@@ -102,8 +102,12 @@ class Runtime:
         upstream_transport: str = "embedded",
         context: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        session_id: SessionId | None = None,
     ) -> Beginning:
         """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
+
+        Args:
+          session_id: minted before, since its client has to be told early; used once. None: mint one.
 
         Raises:
           Unkeepable: context or metadata hold what no store can keep.
@@ -111,7 +115,7 @@ class Runtime:
         """
         now_unix_s = self._shared.clock.now_unix_s()
         state = SessionState(
-            session_id=mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
+            session_id=session_id or mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
             server_id=server_id,
             principal=principal,
             created_unix_s=now_unix_s,

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+import trio
+
 from transport.asgi_scope import AsgiMessage, Receive, Scope, Send, read_scope
 from transport.exchange import Headers, RequestHead
 from transport.handler import JSON_HEADERS, BadRequest, HttpLimits, Report, error_body
@@ -87,14 +89,16 @@ class AsgiSocket:
         """Answer the upgrade with an ordinary response, where the server can; else with 403."""
         await self._decide()
         self._over = "it was refused"
-        if _CAN_ANSWER not in (self._scope.get("extensions") or {}):
-            await self._send({"type": "websocket.close", "code": 1008})  # before an accept: 403
-            return
-        framing = ((b"content-length", b"%d" % len(body)), _CLOSING)
-        await self._send(
-            {"type": "websocket.http.response.start", "status": status, "headers": [*headers, *framing]},
-        )
-        await self._send({"type": "websocket.http.response.body", "body": body})
+        answer: list[AsgiMessage] = [{"type": "websocket.close", "code": 1008}]  # before an accept: 403
+        if _CAN_ANSWER in (self._scope.get("extensions") or {}):
+            framed = [*headers, (b"content-length", b"%d" % len(body)), _CLOSING]
+            answer = [
+                {"type": "websocket.http.response.start", "status": status, "headers": framed},
+                {"type": "websocket.http.response.body", "body": body},
+            ]
+        with suppress(OSError):  # nobody to tell
+            for message in answer:
+                await self._send(message)
 
     async def accept(self, subprotocol: str, headers: Headers = ()) -> None:
         """Accept the upgrade."""
@@ -120,6 +124,9 @@ class AsgiSocket:
         """Send a text message."""
         self._check_open()
         await self._pass({"type": "websocket.send", "text": text})
+        await (
+            trio.lowlevel.checkpoint()
+        )  # a server's send() may return at once, and whoever hears of an end needs a turn
         self._check_open()
 
     async def close(self, code: int, reason: str) -> None:

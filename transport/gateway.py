@@ -5,6 +5,8 @@ elsewhere.
 
     /servers/{name}/mcp     Streamable HTTP
     /mcp                    the same, when one server is configured
+    /servers/{name}/ws      WebSocket
+    /ws                     the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
 """
@@ -20,11 +22,13 @@ from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
+from transport.clients.websocket import WebSocketFace
 from transport.exchange import Exchange, Headers, RequestHead
 from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.socket_exchange import SocketExchange
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -56,11 +60,16 @@ class Gateway:
         self._operators = operators
         self._draining = False
         self._faces: dict[str, Face] = {}
+        self._sockets: dict[str, WebSocketFace] = {}
         for name, upstream_transport in servers.items():
             face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
             self._faces[f"/servers/{name}/mcp"] = face
             if len(servers) == 1:
                 self._faces["/mcp"] = face
+            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
+            self._sockets[f"/servers/{name}/ws"] = socket_face
+            if len(servers) == 1:
+                self._sockets["/ws"] = socket_face
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""
@@ -85,6 +94,25 @@ class Gateway:
         else:
             await self._operate(exchange, extra)
 
+    async def serve_socket(self, socket: SocketExchange) -> None:
+        """Serve one WebSocket connection; who may come is decided before it is accepted.
+
+        Raises:
+          SocketGone: the client went away.
+        """
+        head = socket.head
+        refusal = guard.guard(head, self._policy)
+        if refusal is not None:
+            await socket.refuse(refusal.status, refusal.headers, refusal.body)
+            return
+        face = self._sockets.get(head.path)
+        if face is None:
+            known = ", ".join(sorted(self._sockets))
+            reason = f"no WebSocket is served at this path; they are at {known}"
+            await socket.refuse(404, JSON_HEADERS, error_body(reason, jsonrpc.METHOD_NOT_FOUND))
+            return
+        await face.serve(socket, ANONYMOUS)
+
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
         operation = next((one for one in self._operations if one.serves(head.path)), None)
@@ -100,8 +128,11 @@ class Gateway:
 
     async def _probe(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
-        if head.path not in ("/healthz", "/readyz"):
-            known = ", ".join(sorted(self._faces))
+        if head.path in self._sockets:
+            headers = (*JSON_HEADERS, (b"upgrade", b"websocket"), *extra)
+            await exchange.respond(426, headers, error_body("only WebSocket is spoken at this path"))
+        elif head.path not in ("/healthz", "/readyz"):
+            known = ", ".join(sorted((*self._faces, *self._sockets)))
             body = error_body(f"there is nothing at this path; MCP is served at {known}", jsonrpc.METHOD_NOT_FOUND)
             await exchange.respond(404, (*JSON_HEADERS, *extra), body)
         elif head.method not in ("GET", "HEAD"):
@@ -133,3 +164,5 @@ class Gateway:
         self._runtime.registry.drain()
         for face in set(self._faces.values()):
             face.end_standalone_streams()
+        for socket_face in set(self._sockets.values()):
+            socket_face.drain()

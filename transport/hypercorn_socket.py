@@ -60,12 +60,14 @@ class GuardedSocket(WSStream):
             if self.state is ASGIWebsocketState.CLOSED or self._deaf:
                 with trio.move_on_after(self._linger_seconds):
                     await self._ended.wait()
+        elif message is not None and self.closed:
+            raise BrokenPipeError("the client has closed the connection")  # as ASGI 2.4 says; else it would succeed
         await super().app_send(message)
 
     async def _put(self, message: Any) -> None:
         """Queue something for the app, unless it is over: then nobody reads, and nobody is to wait for that."""
         if not self._app_over:
-            with self._queueing:
+            with trio.CancelScope() as self._queueing:
                 await self._queue(message)
 
     async def _accept(self, message: Any) -> None:

@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from persistence.store import StoreUnavailable
 from tests.actors.worlds import World, open_world
 from tests.transport.fake_exchange import FakeExchange, get, post
+from tests.transport.fake_socket import FakeSocket
 from transport import guard
 from transport.gateway import Gateway
 
@@ -89,6 +90,28 @@ async def test_only_mcp_is_hot(autojump_clock: MockClock) -> None:
 
         assert gateway.is_hot(post(INITIALIZE).head)
         assert not gateway.is_hot(get(path="/healthz").head)
+
+
+async def test_socket_is_served_at_its_paths_only(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        for servers, path, status in ((ONE, "/ws", 400), (ONE, "/servers/linear/ws", 400), (ONE, "/mcp", 404)):
+            socket = FakeSocket(path=path, subprotocols=[])
+            await gateway_of(world, servers).serve_socket(socket)
+            assert socket.status == status
+        assert (await asked(gateway_of(world), get(path="/ws"))).status == 426
+        assert not gateway_of(world).is_hot(get(path="/ws").head)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({"host": "evil.example"}, 421), ({"origin": "https://evil.example"}, 403)]
+)
+async def test_row_57_stranger_hosts_and_origins_are_kept_out_before_a_socket_is_accepted(
+    headers: dict[str, str], status: int, autojump_clock: MockClock
+) -> None:
+    async with open_world() as world:
+        socket = FakeSocket(headers=headers)
+        await gateway_of(world).serve_socket(socket)
+        assert (socket.status, socket.subprotocol) == (status, "")
 
 
 async def test_draining_is_not_ready_but_alive_and_ends_listeners(autojump_clock: MockClock) -> None:
