@@ -1,6 +1,7 @@
 """Target: where the server behind the gateway is, as the operator writes it.
 
     https://host/mcp   http://host/mcp     an MCP server over Streamable HTTP
+    wss://host/ws      ws://host/ws         an MCP server over WebSocket, subprotocol mcp
     stdio:COMMAND ARG...                    a program that speaks MCP on its standard input and output
 
 Targets come from the operator's configuration and from nowhere else: what a client sends never names a
@@ -27,8 +28,8 @@ DEFAULT_SERVER_NAME = "default"  # what a server is called that was given withou
 # A server's name is a segment of its path, /servers/{name}/mcp: nothing in it needs escaping.
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMED = re.compile(r"([^=:/\s]*)=(.*)", re.DOTALL)
-_ALLOWED = "a target is https://HOST/PATH, http://HOST/PATH or stdio:COMMAND ARG..."
-_NOT_YET = ("sse+http", "sse+https", "ws", "wss")
+_ALLOWED = "a target is http(s)://HOST/PATH, ws(s)://HOST/PATH or stdio:COMMAND ARG..."
+_NOT_YET = ("sse+http", "sse+https")
 
 
 @attrs.frozen
@@ -36,6 +37,16 @@ class HttpTarget:
     """An MCP server over Streamable HTTP."""
 
     url: str = attrs.field(repr=redacted)  # absolute, http or https, without user or fragment
+
+    def __str__(self) -> str:
+        return redacted(self.url)
+
+
+@attrs.frozen
+class WebSocketTarget:
+    """An MCP server over WebSocket."""
+
+    url: str = attrs.field(repr=redacted)  # absolute, ws or wss; as of HttpTarget
 
     def __str__(self) -> str:
         return redacted(self.url)
@@ -52,7 +63,7 @@ class StdioTarget:
         return f"stdio:{_shown_command(self.command)}"
 
 
-Target: TypeAlias = HttpTarget | StdioTarget
+Target: TypeAlias = HttpTarget | WebSocketTarget | StdioTarget
 
 
 def parse_target(text: str) -> Target:
@@ -69,6 +80,8 @@ def parse_target(text: str) -> Target:
         return StdioTarget(_command(rest))
     if scheme in _NOT_YET:
         raise Refused(f"{shown_target(text)!r}: {scheme}:// is not in this version; {_ALLOWED}")
+    if scheme in ("ws", "wss"):
+        return WebSocketTarget(_checked_url(text.strip()))
     if scheme not in ("http", "https"):
         raise Refused(f"{shown_target(text)!r}: {scheme!r} is no kind of server; {_ALLOWED}")
     return HttpTarget(_checked_url(text.strip()))
@@ -142,7 +155,7 @@ def _add_server(servers: dict[str, Target], name: object, target: object) -> Non
             target = parse_target(target)
         except Refused as refused:
             raise Refused(*(f"server {name!r}: {problem}" for problem in refused.problems)) from None
-    if not isinstance(target, HttpTarget | StdioTarget):
+    if not isinstance(target, Target):
         raise Refused(f"server {name!r}: its target must be a text; {_ALLOWED}")
     servers[name] = target
 

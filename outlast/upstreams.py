@@ -14,7 +14,13 @@ from transport.upstreams.streamable_http import StreamableHttpConnector
 
 def upstream_transport(target: targets.Target) -> str:
     """Name the transport of a target, as sessions keep it."""
-    return "stdio" if isinstance(target, targets.StdioTarget) else "streamable-http"
+    match target:
+        case targets.StdioTarget():
+            return "stdio"
+        case targets.WebSocketTarget():
+            return "websocket"
+        case targets.HttpTarget():
+            return "streamable-http"
 
 
 class Upstreams:
@@ -43,6 +49,10 @@ def _connector(target: targets.Target, pool: HttpPool) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
             return StreamableHttpConnector(pool, HttpTarget.parse(url))
+        case targets.WebSocketTarget(url=url):
+            from transport.upstreams.websocket import WebSocketConnector  # as below
+
+            return WebSocketConnector(url)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
