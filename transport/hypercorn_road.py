@@ -15,9 +15,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -33,6 +32,9 @@ from transport.handler import JSON_HEADERS, BadRequest, HttpLimits, error_body
 from transport.hypercorn_socket import PING, is_open, upgrade
 from transport.request_filter import RequestFilter, asks_for_websocket
 from transport.wire import PROGRESS_BYTES, RECEIVE_BYTES
+
+if TYPE_CHECKING:
+    import h11
 
 _LINGER_BYTES_MAX = 1024 * 1024
 
