@@ -1,4 +1,4 @@
-"""The command line: `outlast serve`, `export`, `import`, `health`, `keygen`, `rekey`, `--version`.
+"""The command line: `outlast serve`, `doctor`, `health`, `export`, `import`, `keygen`, `rekey`, `--version`.
 
 Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
 command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast.kinds import SWITCH
 from outlast.settings import NOT_YET, Facts, facts
 from outlast.urls import redacted
 
@@ -90,11 +91,14 @@ def _program(context: click.Context) -> None:
 
 
 def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    if fact.kind is SWITCH:
+        form: dict[str, Any] = {"is_flag": True, "flag_value": "true", "default": None}  # None: it was not given
+    else:
+        form = {"multiple": fact.name == "servers", "metavar": fact.kind.metavar}
     return click.option(
         fact.flag,
         fact.name,
-        multiple=fact.name == "servers",
-        metavar=fact.kind.metavar,
+        **form,
         help=f"{fact.about[0].upper()}{fact.about[1:]}.  [{fact.variable}; {fact.default_text}]",
     )
 
@@ -156,6 +160,7 @@ def _run(settings: Settings, serve: Serve | None) -> int:
     from outlast.endings import OK, StartRefused, ending_of
     from outlast.logs import configure_logs
     from outlast.process import announce_on_stdout, serve_until_told
+    from outlast.service_manager import ServiceManager
     from persistence.store import StoreError
 
     ready = False
@@ -167,7 +172,8 @@ def _run(settings: Settings, serve: Serve | None) -> int:
 
     configure_logs(level=settings.log_level, form=settings.log_format)
     try:
-        trio.run(serve_until_told, settings, serve or _gateway(), announce)
+        manager = ServiceManager.of(os.environ)
+        trio.run(functools.partial(serve_until_told, settings, serve or _gateway(), announce, manager=manager))
     except (StoreError, StartRefused, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
         ending = ending_of(error, listen=settings.listen, ready=ready)
         if ending is None:
@@ -271,6 +277,45 @@ def _health_command(url: str | None) -> int:
     health = trio.run(ask_health, base)
     click.echo(f"{PROGRAM}: {health}")
     return health.code
+
+
+@_program.command("doctor", short_help="Look at what a gateway would rest on, before it runs.")
+@_config_option
+@_setting_flags
+@click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
+def _doctor_command(config: Path | None, as_json: bool, **given: object) -> int:
+    """Look at what a gateway with these settings would rest on, before it runs; nothing is changed.
+
+    The configuration, the file system and its syncs, the store and its key, Redis and how it is set up, the clock, the
+    open-file limit.
+
+    \b
+    Exit codes:
+      0  all is well
+      1  it would run, and somebody should act
+      2  it would not run, or bad input
+    """
+    from outlast.sources import SettingsInvalid, load_settings
+
+    flags = {name: value for name, value in given.items() if value not in (None, ())}
+    try:
+        settings = load_settings(config=config, environment=os.environ, flags=flags)
+    except SettingsInvalid as error:
+        return _refuse(*error.lines)
+    import json
+
+    import trio
+
+    from outlast import finding
+    from outlast.doctor import examine
+
+    findings = trio.run(examine, settings)
+    if as_json:
+        click.echo(json.dumps(finding.as_json(findings), indent=2))
+    else:
+        for line in finding.lines_of(findings):
+            click.echo(line)
+    return int(finding.worst(findings))
 
 
 @_program.command("keygen", short_help="Make a key for SESSION_ENCRYPTION_KEY.")

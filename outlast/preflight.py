@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from outlast.access import access_troubles, authentication_of, tls_of
 from outlast.endings import StartRefused, address_refused
 from outlast.settings import Settings
 from outlast.targets import missing_commands
@@ -34,6 +35,8 @@ def check_start(settings: Settings, *, may_write: Callable[[Path], bool] = _may_
     """
     lines = [
         *_server_troubles(settings),
+        *access_troubles(settings),
+        *_file_troubles(settings),
         *_store_troubles(settings.store, may_write),
         *_listen_troubles(settings.listen),
     ]
@@ -45,6 +48,20 @@ def _server_troubles(settings: Settings) -> list[str]:
     if not settings.servers:
         return ["there is no server to serve: name one, for example --server time=stdio:mcp-server-time"]
     return missing_commands(settings.servers, shutil.which)
+
+
+def _file_troubles(settings: Settings) -> list[str]:
+    """Read what the start will read: certificate and key, and the issuer's keys where they are in a file."""
+    lines = []
+    try:
+        tls_of(settings)
+    except OSError as error:  # ssl.SSLError is one
+        lines.append(f"certfile {settings.certfile}, keyfile {settings.keyfile}: {error.strerror or error}")
+    try:
+        authentication_of(settings)
+    except (OSError, ValueError) as error:
+        lines.append(f"oauth_issuer, oauth_keys: {error}")
+    return lines
 
 
 def _store_troubles(url: str, may_write: Callable[[Path], bool]) -> list[str]:

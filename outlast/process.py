@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 
 import trio
 
+from outlast.service_manager import ServiceManager
 from outlast.settings import Settings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -87,12 +88,14 @@ async def serve_until_told(
     serve: Serve,
     announce: Callable[[Serving], None],
     *,
+    manager: ServiceManager = ServiceManager(),
     end_at_once: Callable[[int], object] = end_at_once,
 ) -> None:
     """Serve until a signal asks to stop, and the gateway has drained.
 
     Args:
       announce: told once, when the gateway is ready.
+      manager: told the same, and when it stops, and that it is alive meanwhile.
       end_at_once: what the second signal does.
 
     Raises:
@@ -102,10 +105,19 @@ async def serve_until_told(
     starting = trio.CancelScope()
     async with trio.open_nursery() as watching:
         await watching.start(_heed_signals, stop, starting, end_at_once)
+        watching.start_soon(manager.give_signs_of_life)
+        watching.start_soon(_tell_of_stop, stop, manager)
         async with trio.open_nursery() as serving:
             with starting:
-                announce(await serving.start(partial(serve, settings, stop=stop)))
+                ready = await serving.start(partial(serve, settings, stop=stop))
+                announce(ready)
+                manager.ready(ready_line(ready))
         watching.cancel_scope.cancel()
+
+
+async def _tell_of_stop(stop: trio.Event, manager: ServiceManager) -> None:
+    await stop.wait()
+    manager.stopping()
 
 
 async def _heed_signals(

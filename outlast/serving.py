@@ -20,6 +20,7 @@ import trio
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
+from outlast.access import authentication_of, tls_of
 from outlast.at_rest import codec_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
@@ -30,6 +31,7 @@ from transport.clients.streamable_http import StreamableHttpOptions
 from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
+from transport.operators import Operators
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
 
@@ -81,7 +83,7 @@ async def serve(
                 open_runtime(
                     settings.store,
                     codec=codec_of(settings),
-                    connect=Upstreams(settings.servers, pool),
+                    connect=Upstreams(settings.servers, pool, settings.server_headers),
                     options=_runtime_options(settings),
                     progress=restoring_progress(),
                 )
@@ -115,6 +117,7 @@ async def _serve(
         hot=settings.hot_road,
         limits=limits,
         connections_max=settings.connections_max,
+        tls=tls_of(settings),
         task_status=task_status,
     )
     served.set()
@@ -140,7 +143,8 @@ def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: fl
     shown = f"[{host}]" if ":" in host else host
     statistics = runtime.registry.statistics()
     restored = statistics.sessions - statistics.uninitialized
-    return Serving(f"http://{shown}:{port}", restored, statistics.uninitialized, seconds)
+    scheme = "http" if settings.certfile is None else "https"
+    return Serving(f"{scheme}://{shown}:{port}", restored, statistics.uninitialized, seconds)
 
 
 def _gateway(settings: Settings, runtime: Runtime) -> Gateway:
@@ -149,6 +153,8 @@ def _gateway(settings: Settings, runtime: Runtime) -> Gateway:
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        operators=Operators(settings.operators_token),
+        authentication=authentication_of(settings),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_HEADERS, URL
 from outlast.at_rest import COMPRESSION, ENCRYPTION_KEYS
 from outlast.kinds import (
     DIRECTORY,
@@ -136,6 +137,12 @@ def _is_origin(text: str) -> bool:
 _STORE = Kind(_read_store, _shown_store, "URL")
 _HOSTS = texts("a host as in the Host header, such as mcp.example.com, or *", _is_host_pattern)
 _ORIGINS = texts("an origin such as https://app.example.com, null, or *", _is_origin)
+_AUDIENCES = texts(
+    "a name as in the audience of tokens, without spaces", lambda text: text.isprintable() and " " not in text
+)
+_SCOPES = texts(
+    'a scope, without spaces or "', lambda text: text.isascii() and text.isprintable() and not set(text) & set(' "\\')
+)
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -272,6 +279,38 @@ class Settings:
     allowed_origins: tuple[str, ...] = _setting(
         _ORIGINS, (), "web origins whose pages may use the gateway, http://localhost:* for any port; *: all", flag=True
     )
+    allow_anonymous: bool = _setting(
+        SWITCH, False, "serve without tokens beyond this machine: where a proxy in front keeps strangers out", flag=True
+    )
+    client_tokens: Mapping[str, str] = _setting(
+        CLIENT_TOKENS,
+        attrs.Factory(lambda: MappingProxyType({})),
+        "tokens that clients present, NAME=TOKEN each; a session belongs to the name that opened it",
+        default_text="none",
+    )
+    public_url: str = _setting(URL, "", "the gateway's URL as clients know it, https://HOST; tokens are issued for it")
+    oauth_issuer: str = _setting(URL, "", "the authorization server whose tokens (JWT) clients present")
+    oauth_audiences: tuple[str, ...] = _setting(
+        _AUDIENCES, (), "what names this gateway in its tokens' audience", default_text="public_url"
+    )
+    oauth_keys: str = _setting(
+        KEYS, "", "the issuer's key set, a URL or a file", default_text="found in the issuer's metadata"
+    )
+    oauth_scopes: tuple[str, ...] = _setting(_SCOPES, (), "scopes that every token must have")
+    operators_token: str | None = _setting(
+        SECRET_TOKEN,
+        None,
+        "the token for operations (health in detail, metrics, administration)",
+        default_text="none: from this machine only",
+    )
+    server_headers: Mapping[str, Mapping[str, str]] = _setting(
+        SERVER_HEADERS,
+        attrs.Factory(lambda: MappingProxyType({})),
+        "headers for each server behind the gateway, such as its Authorization; never a client's",
+        default_text="none",
+    )
+    certfile: Path | None = _setting(FILE, None, "the certificate chain (PEM): serve HTTPS", flag=True)
+    keyfile: Path | None = _setting(FILE, None, "the certificate's private key (PEM)", flag=True)
     hot_road: bool = _setting(SWITCH, True, "MCP over HTTP/1.1 takes the fast path; false: all by hypercorn")
     compression: str = _setting(
         COMPRESSION,
@@ -334,7 +373,7 @@ def _facts_of(field: attrs.Attribute[Any]) -> Facts:
 def _default_text(default: object) -> str:
     if isinstance(default, float):
         return f"{default:g}"
-    return "none" if default == () else str(default).lower()
+    return "none" if default in ((), "", None) else str(default).lower()
 
 
 _FACTS: Mapping[str, Facts] = {field.name: _facts_of(field) for field in attrs.fields(Settings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
@@ -26,8 +27,21 @@ def upstream_transport(target: targets.Target) -> str:
 class Upstreams:
     """Implements `actors.link.Connect` for all configured servers."""
 
-    def __init__(self, servers: Mapping[str, targets.Target], pool: HttpPool) -> None:
-        self._connectors: dict[str, Connect] = {name: _connector(target, pool) for name, target in servers.items()}
+    def __init__(
+        self,
+        servers: Mapping[str, targets.Target],
+        pool: HttpPool,
+        headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+          servers: where each server is, by name.
+          pool: carries HTTP; it must be running.
+          headers: sent to a server with every request, by the server's name: our credentials, never a client's.
+        """
+        self._connectors: dict[str, Connect] = {
+            name: _connector(target, pool, headers.get(name, {})) for name, target in servers.items()
+        }
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
         """Open a link to the session's server.
@@ -45,14 +59,14 @@ class Upstreams:
         return await connector(session, inbox)
 
 
-def _connector(target: targets.Target, pool: HttpPool) -> Connect:
+def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str]) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url))
+            return StreamableHttpConnector(pool, HttpTarget.parse(url), headers)
         case targets.WebSocketTarget(url=url):
             from transport.upstreams.websocket import WebSocketConnector  # as below
 
-            return WebSocketConnector(url)
+            return WebSocketConnector(url, headers)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 

@@ -15,13 +15,21 @@ from transport.exchange import Exchange, Headers
 class Face(Protocol):
     """Answers the requests of one transport's paths."""
 
-    async def handle(self, exchange: Exchange, principal: Principal, extra_headers: Headers = ()) -> None:
+    async def handle(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        extra_headers: Headers = (),
+        deadline: float = float("inf"),
+    ) -> None:
         """Answer one request.
 
         Args:
           exchange: the request; answered when this returns.
           principal: on whose behalf. Sessions of others do not exist for it.
           extra_headers: added to every answer (CORS).
+          deadline: when the credential expires, by trio's clock. Streams end then, and the client comes back with a
+            fresh one; the session goes on.
 
         Raises:
           ClientGone, BodyTooLarge, BodyTooSlow: as the exchange.

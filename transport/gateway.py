@@ -8,6 +8,7 @@ elsewhere.
     /servers/{name}/ws      WebSocket
     /ws                     the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
+    /.well-known/oauth-protected-resource...   how to get a token, where tokens are asked for
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
 """
 
@@ -21,6 +22,7 @@ from actors import jsonrpc
 from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
+from transport.authentication import Authentication, Identity
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.clients.websocket import WebSocketFace
 from transport.exchange import Exchange, Headers, RequestHead
@@ -45,6 +47,7 @@ class Gateway:
         options: StreamableHttpOptions = StreamableHttpOptions(),
         operations: Sequence[Operation] = (),
         operators: Operators = Operators(),
+        authentication: Authentication | None = None,
     ) -> None:
         """
         Args:
@@ -53,11 +56,13 @@ class Gateway:
           policy: whom the guard lets in.
           operations: what is served beside MCP; of two that serve a path, the first answers.
           operators: who may use those that are for operators only.
+          authentication: tells clients apart; None: all are the same, anonymous principal.
         """
         self._runtime = runtime
         self._policy = policy
         self._operations = tuple(operations)
         self._operators = operators
+        self._authentication = authentication
         self._draining = False
         self._faces: dict[str, Face] = {}
         self._sockets: dict[str, WebSocketFace] = {}
@@ -89,10 +94,22 @@ class Gateway:
                 return
             extra = guard.cors_headers(head, self._policy)
         face = self._faces.get(head.path)
-        if face is not None:
+        if face is None:
+            await self._operate(exchange, extra)
+        elif self._authentication is None:
             await face.handle(exchange, ANONYMOUS, extra)
         else:
-            await self._operate(exchange, extra)
+            await self._authenticated(exchange, face, self._authentication, extra)
+
+    async def _authenticated(
+        self, exchange: Exchange, face: Face, authentication: Authentication, extra: Headers
+    ) -> None:
+        head = exchange.head
+        identity = authentication.remembered(head) or await authentication.identify(head)
+        if isinstance(identity, Identity):
+            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
+        else:
+            await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
 
     async def serve_socket(self, socket: SocketExchange) -> None:
         """Serve one WebSocket connection; who may come is decided before it is accepted.
@@ -110,11 +127,20 @@ class Gateway:
             known = ", ".join(sorted(self._sockets))
             reason = f"no WebSocket is served at this path; they are at {known}"
             await socket.refuse(404, JSON_HEADERS, error_body(reason, jsonrpc.METHOD_NOT_FOUND))
-            return
-        await face.serve(socket, ANONYMOUS)
+        elif self._authentication is None:
+            await face.serve(socket, ANONYMOUS)
+        else:
+            identity = await self._authentication.identify(head)
+            if isinstance(identity, Identity):
+                await face.serve(socket, identity.principal, self._authentication.deadline(identity))
+            else:
+                await socket.refuse(identity.status, identity.headers, identity.body)
 
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
+        if self._authentication is not None and self._authentication.resource.is_metadata(head.path):
+            await self._tell_metadata(exchange, self._authentication, extra)
+            return
         operation = next((one for one in self._operations if one.serves(head.path)), None)
         if operation is None:
             await self._probe(exchange, extra)
@@ -125,6 +151,15 @@ class Gateway:
             await exchange.respond(refusal.status, (*refusal.headers, *extra), refusal.body)
         else:
             await operation.operate(exchange, is_operator, extra)
+
+    async def _tell_metadata(self, exchange: Exchange, authentication: Authentication, extra: Headers) -> None:
+        document = authentication.resource.metadata(exchange.head, [*self._faces, *self._sockets])
+        if document is None:
+            body = error_body("there is no MCP endpoint at this path", jsonrpc.METHOD_NOT_FOUND)
+            await exchange.respond(404, (*JSON_HEADERS, *extra), body)
+        else:
+            open_to_all = () if extra else ((b"access-control-allow-origin", b"*"),)
+            await exchange.respond(200, (*JSON_HEADERS, *open_to_all, *extra), document)
 
     async def _probe(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head

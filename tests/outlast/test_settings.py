@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -91,13 +92,19 @@ def test_agreed_variables_are_understood() -> None:
     assert settings.hot_road is False
 
 
+# Of settings whose default is that there is none.
+FILLED = {"operators_token": "a-token-for-operators", "certfile": "chain.pem", "keyfile": "key.pem"}
+
+
 def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
     defaults = attrs.evolve(Settings(), connections_max=100)
     lines = ["[outlast]"]
     for name in facts():
         value = getattr(defaults, name)
-        if name == "servers":
-            continue
+        if isinstance(value, Mapping):
+            continue  # tables: below
+        if value is None:
+            value = FILLED.get(name, "none")
         if isinstance(value, bool):
             lines.append(f"{name} = {str(value).lower()}")
         elif isinstance(value, int | float):
@@ -107,9 +114,17 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
         else:
             lines.append(f"{name} = '{value}'")
     lines += ["[outlast.servers]", "time = 'stdio:mcp-server-time'"]
+    lines += ["[outlast.client_tokens]", "ann = 'a-token-for-ann-alone'"]
+    lines += ["[outlast.server_headers.time]", "Authorization = 'Bearer ours'"]
     settings = load_settings(config=write(tmp_path, "\n".join(lines)), environment={})
 
-    assert settings == attrs.evolve(defaults, servers={"time": StdioTarget(("mcp-server-time",))})
+    assert settings == attrs.evolve(
+        defaults,
+        servers={"time": StdioTarget(("mcp-server-time",))},
+        client_tokens={"ann": "a-token-for-ann-alone"},
+        server_headers={"time": {"Authorization": "Bearer ours"}},
+        **FILLED,  # type: ignore[arg-type]  # read by their kinds
+    )
 
 
 def test_an_empty_variable_counts_as_absent() -> None:
@@ -360,7 +375,7 @@ def test_no_secret_is_in_the_repr() -> None:
         f"https://:x/{SECRET}@mcp.example/mcp",
         f"https://mcp.example/mcp?key={SECRET}#part",
         f"https://mcp.example:port/?key={SECRET}",
-        f"ws://mcp.example/?key={SECRET}",
+        f"ws:mcp.example/?key={SECRET}",
         f"stdio:tool --token '{SECRET}",
         f"stdio: tool --token '{SECRET}",
         f"gopher://me:{SECRET}@mcp.example",

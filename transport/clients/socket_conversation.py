@@ -52,6 +52,7 @@ TRANSPORT = "websocket"  # as sessions keep it
 
 # Close codes of our own (RFC 6455, 7.4.2 leaves 4000 to 4999 to applications); the HTTP statuses they remind of.
 BAD_EVENT_ID = 4400
+CREDENTIAL_EXPIRED = 4401
 SESSION_GONE = 4404
 NOT_INITIALIZED = 4408
 TAKEN_OVER = 4409
@@ -112,13 +113,19 @@ class Conversation:
     """One connection. A task takes the client's messages, another sends the session's stream."""
 
     def __init__(
-        self, all_of_them: Conversations, socket: SocketExchange, principal: Principal, *, with_ids: bool
+        self,
+        all_of_them: Conversations,
+        socket: SocketExchange,
+        principal: Principal,
+        deadline: float,
+        *,
+        with_ids: bool,
     ) -> None:
         self._all = all_of_them
         self._socket = socket
         self._principal = principal
         self._with_ids = with_ids
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope(deadline=deadline)
         self._closing: tuple[int, str] | None = None
         self._session: SessionHandle | None = None
         self._reading: Reading | None = None
@@ -149,8 +156,9 @@ class Conversation:
             self._all.leave("" if self._session is None else self._session.id, self)
             if self._reading is not None:
                 self._reading.close()
-        if self._closing is not None:
-            await self._socket.close(*self._closing)
+        if self._scope.cancelled_caught:
+            expired = (CREDENTIAL_EXPIRED, "the credential has expired; come back with a fresh one")
+            await self._socket.close(*(self._closing or expired))
 
     def end(self, code: int, reason: str) -> None:
         """Take and send nothing more, and close; of several reasons the first is the one that is said."""

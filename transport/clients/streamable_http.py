@@ -54,9 +54,15 @@ class StreamableHttp:
         self._options = options
         self._standalone: set[Reading] = set()
 
-    async def handle(self, exchange: Exchange, principal: Principal, extra_headers: Headers = ()) -> None:
+    async def handle(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        extra_headers: Headers = (),
+        deadline: float = float("inf"),
+    ) -> None:
         """Answer one request, as `Face` says."""
-        await _Answering(self, exchange, extra_headers, principal).run()
+        await _Answering(self, exchange, extra_headers, principal, deadline).run()
 
     def end_standalone_streams(self) -> None:
         """Have clients that only listen reconnect elsewhere, or later."""
@@ -67,9 +73,17 @@ class StreamableHttp:
 class _Answering:
     """One exchange, being answered."""
 
-    __slots__ = ("_exchange", "_extra", "_face", "_options", "_principal", "_runtime")
+    __slots__ = ("_deadline", "_exchange", "_extra", "_face", "_options", "_principal", "_runtime")
 
-    def __init__(self, face: StreamableHttp, exchange: Exchange, extra_headers: Headers, principal: Principal) -> None:
+    def __init__(
+        self,
+        face: StreamableHttp,
+        exchange: Exchange,
+        extra_headers: Headers,
+        principal: Principal,
+        deadline: float,
+    ) -> None:
+        self._deadline = deadline
         self._face = face
         self._runtime = face._runtime
         self._options = face._options
@@ -227,11 +241,15 @@ class _Answering:
     async def _send_events(self, reading: Reading) -> None:
         while True:
             page: tuple[LogEntry, ...] | None = None
+            silent_until = trio.current_time() + self._options.keepalive_comment_seconds
             try:
-                with trio.move_on_after(self._options.keepalive_comment_seconds):
+                with trio.move_on_at(min(silent_until, self._deadline)):
                     page = tuple(await reading.next_page())
             except (ReaderEnded, CursorLost, StoreUnavailable, SnapshotCorrupt):
                 # Taken over, or out of reach for now: the client comes back with its cursor, and is told then.
+                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
+                return
+            if page is None and trio.current_time() >= self._deadline:  # come back with a fresh credential
                 await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
                 return
             if page is None:

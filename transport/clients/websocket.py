@@ -10,11 +10,14 @@ What a connection ends with is told by its close code, since a page sees no stat
     1012  the gateway stops: come back in a moment         1013  not now (the store or the upstream is away)
     1000  the session was not opened                       1003  a binary message: MCP is text
     1009  a message over the limit (said by the server)    4400  the event id is none of this session's
+    4401  the credential has expired: come back with a fresh one
     4404  there is no such session, or it has ended        4408  no `initialize` came
     4409  a newer connection has taken over                4410  events behind this event id are no longer kept
 """
 
 from __future__ import annotations
+
+from math import inf
 
 from actors import jsonrpc
 from actors.ids import Principal
@@ -40,12 +43,14 @@ class WebSocketFace:
     ) -> None:
         self._conversations = Conversations(runtime, server_id, upstream_transport, options)
 
-    async def serve(self, socket: SocketExchange, principal: Principal) -> None:
+    async def serve(self, socket: SocketExchange, principal: Principal, deadline: float = inf) -> None:
         """Serve one connection to its end.
 
         Args:
           socket: has passed the guard; refused or closed when this returns.
           principal: on whose behalf. Sessions of others do not exist for it.
+          deadline: when the credential expires, by trio's clock. The connection is closed then, and the client comes
+            back with a fresh one; the session goes on.
 
         Raises:
           SocketGone: the client went away before it was accepted.
@@ -65,7 +70,8 @@ class WebSocketFace:
             await socket.refuse(400, JSON_HEADERS, error_body(str(invalid)))
             return
         with_ids = subprotocol == frames.WITH_IDS
-        await Conversation(self._conversations, socket, principal, with_ids=with_ids).run(subprotocol, resume)
+        conversation = Conversation(self._conversations, socket, principal, deadline, with_ids=with_ids)
+        await conversation.run(subprotocol, resume)
 
     def drain(self) -> None:
         """Let no new conversation begin, and have all others end as soon as nobody waits for an answer there."""

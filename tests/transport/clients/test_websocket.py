@@ -412,6 +412,17 @@ async def test_unknown_session_has_its_code(autojump_clock: MockClock) -> None:
         assert await code_of(face_of(world), back("made-up")) == 4404
 
 
+async def test_connection_ends_with_its_credential_and_the_session_goes_on(autojump_clock: MockClock) -> None:
+    async with open_world() as world, trio.open_nursery() as nursery:
+        socket = FakeSocket()
+        nursery.start_soon(face_of(world).serve, socket, ANONYMOUS, trio.current_time() + 60)
+        socket.say(INITIALIZE)
+        assert await socket.wait_closed() == 4401
+        assert trio.current_time() == pytest.approx(60)
+        async with served(face_of(world), back(socket.headers["mcp-session-id"])) as again:
+            assert (await again.told(1))[0]["in_progress"] == []
+
+
 async def test_session_of_another_principal_or_server_does_not_exist(autojump_clock: MockClock) -> None:
     stranger = Principal("issuer", "client", "somebody else")
     async with open_world() as world, opened(face_of(world)) as socket:
