@@ -16,6 +16,7 @@ from trio_websocket import WebSocketConnection, WebSocketRequest
 from actors import jsonrpc
 from actors.jsonrpc import Message
 from actors.link import About, ConnectFailed, ConnectRejected, Failure, LinkLost
+from tests.transport.serving import until
 from tests.transport.upstreams.bed import (
     ANSWER,
     CALL,
@@ -161,7 +162,7 @@ async def test_progress_belongs_to_its_request_and_questions_to_none() -> None:
 async def test_cancelled_call_is_told_to_the_upstream() -> None:
     async with running() as bench:
         bench.link.cancel(1, "no need")
-        await bench.ask()
+        await bench.ask()  # and its answer, so both have been seen
         assert bench.server.seen[0]["params"] == {"requestId": 1, "reason": "no need"}
 
 
@@ -181,6 +182,7 @@ async def test_what_is_no_message_and_what_nobody_asked_for_is_counted_and_left(
 
 async def test_new_connection_of_a_known_session_repeats_its_handshake() -> None:
     async with running(known=True) as bench:
+        await until(lambda: len(bench.server.seen) == 2)
         assert [message.get("method") for message in bench.server.seen] == ["initialize", "notifications/initialized"]
         assert bench.server.seen[0] == json.loads(INITIALIZE.raw)
         assert not bench.link.established.resumed
