@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 import attrs
@@ -24,9 +24,10 @@ from outlast.access import authentication_of, tls_of
 from outlast.at_rest import codec_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
-from outlast.upstreams import Upstreams, upstream_transport
+from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
+from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
 from transport.gateway import Gateway
 from transport.guard import make_policy
@@ -34,6 +35,7 @@ from transport.handler import HttpLimits
 from transport.operators import Operators
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.stateless import StatelessUpstream
 
 log = structlog.get_logger("outlast.serving")
 
@@ -77,6 +79,13 @@ async def serve(
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
+        stateless = await open_stateless(
+            settings.servers,
+            pool,
+            upstreams,
+            headers=settings.server_headers,
+            idle_seconds=settings.stdio_idle_seconds,
+        )
         opened.callback(upstreams.cancel_scope.cancel)
         with _collector_off():
             runtime = await opened.enter_async_context(
@@ -88,7 +97,7 @@ async def serve(
                     progress=restoring_progress(),
                 )
             )
-        gateway = _gateway(settings, runtime)
+        gateway = _gateway(settings, runtime, stateless)
         async with trio.open_nursery() as serving:
             serving.start_soon(Watchdog().run)
             served = trio.Event()
@@ -131,6 +140,8 @@ async def _drain(
     server.stop()
     with trio.move_on_after(grace_seconds):
         await runtime.registry.wait_quiet()
+        await gateway.wait_quiet()
+    gateway.cut()
     with trio.move_on_after(LAST_ANSWERS_SECONDS):
         await runtime.registry.stop_actors()
     with trio.move_on_after(LAST_ANSWERS_SECONDS):
@@ -147,12 +158,18 @@ def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: fl
     return Serving(f"{scheme}://{shown}:{port}", restored, statistics.uninitialized, seconds)
 
 
-def _gateway(settings: Settings, runtime: Runtime) -> Gateway:
+def _gateway(settings: Settings, runtime: Runtime, stateless: Mapping[str, StatelessUpstream]) -> Gateway:
     return Gateway(
         runtime,
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        stateless=stateless,
+        stateless_options=StatelessOptions(
+            calls_max=settings.stateless_calls_in_flight_max,
+            call_seconds_max=settings.call_seconds_max,
+            keepalive_comment_seconds=settings.keepalive_comment_seconds,
+        ),
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
     )

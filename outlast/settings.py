@@ -246,6 +246,9 @@ class Settings:
         seconds(0, 600), 5.0, "how long a request waits for its session to be restored before it gets 503"
     )
     calls_in_flight_max: int = _setting(count(1, 10_000), 32, "calls in flight per session")
+    stateless_calls_in_flight_max: int = _setting(
+        count(1, 1_000_000), 1024, "calls in flight per server that belong to no session (2026-07-28)"
+    )
     body_bytes_max: int = _setting(count(1024, 1024 * _MIB), 4 * _MIB, "largest body of a client's request")
     connections_max: int = _setting(
         connections(1_000_000),

@@ -1,15 +1,20 @@
-"""The servers behind the gateway, as connectors: which server a session talks to, and how its link is opened."""
+"""The servers behind the gateway: which of them a session talks to and how its link is opened, and how each is asked
+without a session (2026-07-28)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import trio
+
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
 from outlast import targets
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.stateless import StatelessUpstream
+from transport.upstreams.stateless_http import StatelessHttp
 from transport.upstreams.streamable_http import StreamableHttpConnector
 
 
@@ -71,3 +76,34 @@ def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
             return StdioConnector(command)
+
+
+async def open_stateless(
+    servers: Mapping[str, targets.Target],
+    pool: HttpPool,
+    nursery: trio.Nursery,
+    *,
+    headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    idle_seconds: float,
+) -> Mapping[str, StatelessUpstream]:
+    """Make what asks each server without a session.
+
+    Args:
+      headers: as for `Upstreams`.
+      nursery: runs what keeps processes; cancelling it ends them.
+      idle_seconds: a process that nobody used for this long is ended.
+    """
+    opened: dict[str, StatelessUpstream] = {}
+    for name, target in servers.items():
+        match target:
+            case targets.HttpTarget(url=url):
+                opened[name] = StatelessHttp(pool, HttpTarget.parse(url), headers.get(name))
+            case targets.StdioTarget(command=command):
+                from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
+                from transport.upstreams.stdio import StdioConnector
+
+                limits = SharedProcessLimits(idle_seconds_max=idle_seconds)
+                process = StatelessStdio(StdioConnector(command), limits=limits)
+                await nursery.start(process.run)
+                opened[name] = process
+    return opened

@@ -22,7 +22,6 @@ from transport.handler import (
     Handler,
     HttpLimits,
     Report,
-    error_body,
     failure_answer,
     is_expected,
     log_failure,
@@ -72,7 +71,7 @@ async def _serve_http(
                 raise BadRequest(413, f"the body is larger than {limits.body_bytes_max} bytes")
         except BadRequest as refusal:
             nursery.start_soon(_take_away, receive)
-            await _send_whole(send, refusal.status, _closing(JSON_HEADERS, scope), error_body(refusal.reason))
+            await _send_whole(send, refusal.status, _closing(JSON_HEADERS, scope), refusal.body)
             nursery.cancel_scope.cancel()
             return
         exchange = AsgiExchange(parsed, scope, receive, send, limits, nursery)

@@ -46,7 +46,7 @@ async def serve_socket(
             await handler(socket)
             await socket.settle()
     except BadRequest as refusal:
-        await socket.refuse(refusal.status, JSON_HEADERS, error_body(refusal.reason))
+        await socket.refuse(refusal.status, JSON_HEADERS, refusal.body)
     except SocketGone:
         pass
     except Exception as error:  # noqa: BLE001 - isolation, as for exchanges: reported, and the server goes on

@@ -3,7 +3,7 @@
 One handler for every request, whichever server carries it: `http1.py` on the hot road, hypercorn through `asgi.py`
 elsewhere.
 
-    /servers/{name}/mcp     Streamable HTTP
+    /servers/{name}/mcp     Streamable HTTP, of sessions and (2026-07-28) without
     /mcp                    the same, when one server is configured
     /servers/{name}/ws      WebSocket
     /ws                     the same, when one server is configured
@@ -15,6 +15,7 @@ elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -23,6 +24,8 @@ from actors.ids import ANONYMOUS
 from actors.runtime import Runtime
 from transport import guard
 from transport.authentication import Authentication, Identity
+from transport.clients.both_eras import BothEras
+from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.clients.websocket import WebSocketFace
 from transport.exchange import Exchange, Headers, RequestHead
@@ -31,6 +34,7 @@ from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
 from transport.socket_exchange import SocketExchange
+from transport.upstreams.stateless import StatelessUpstream
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -45,6 +49,8 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
+        stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
         operators: Operators = Operators(),
         authentication: Authentication | None = None,
@@ -54,6 +60,7 @@ class Gateway:
           runtime: where the sessions live.
           servers: name -> upstream transport of each server behind the gateway.
           policy: whom the guard lets in.
+          stateless: by name, the servers that are also asked without sessions (2026-07-28).
           operations: what is served beside MCP; of two that serve a path, the first answers.
           operators: who may use those that are for operators only.
           authentication: tells clients apart; None: all are the same, anonymous principal.
@@ -66,8 +73,12 @@ class Gateway:
         self._draining = False
         self._faces: dict[str, Face] = {}
         self._sockets: dict[str, WebSocketFace] = {}
+        self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
-            face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            face: Face = StreamableHttp(runtime, name, upstream_transport=upstream_transport, options=options)
+            if name in stateless:
+                self._stateless.append(Stateless(stateless[name], stateless_options))
+                face = BothEras(face, self._stateless[-1])
             self._faces[f"/servers/{name}/mcp"] = face
             if len(servers) == 1:
                 self._faces["/mcp"] = face
@@ -201,3 +212,13 @@ class Gateway:
             face.end_standalone_streams()
         for socket_face in set(self._sockets.values()):
             socket_face.drain()
+
+    async def wait_quiet(self) -> None:
+        """Wait until no request that belongs to no session is in flight. Cancellation: safe."""
+        for face in self._stateless:
+            await face.wait_quiet()
+
+    def cut(self) -> None:
+        """Answer what `wait_quiet` was waiting for by errors."""
+        for face in self._stateless:
+            face.cut()

@@ -48,10 +48,15 @@ class BadRequest(Exception):
     Handlers see it from `Exchange.body()` when the body's framing is broken; letting it escape is right.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, code: int = jsonrpc.INVALID_REQUEST) -> None:
         super().__init__(f"{status}: {reason}")
         self.status = status
         self.reason = reason
+        self.code = code
+
+    @property
+    def body(self) -> bytes:
+        return error_body(self.reason, self.code)
 
 
 def error_body(reason: str, code: int = jsonrpc.INVALID_REQUEST) -> bytes:
@@ -74,7 +79,7 @@ def failure_answer(error: BaseException) -> tuple[int, bytes] | None:
         case BodyTooSlow():
             return 408, error_body(str(cause) or "the request body did not arrive in time")
         case BadRequest():
-            return cause.status, error_body(cause.reason)
+            return cause.status, cause.body
     return 500, error_body("internal error", jsonrpc.INTERNAL_ERROR)
 
 

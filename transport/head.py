@@ -21,6 +21,7 @@ import httptools
 
 from transport.exchange import RequestHead
 from transport.handler import BadRequest, HttpLimits
+from transport.mcp import HEADER_MISMATCH
 
 CHUNKED = -1  # a body length that only the body itself tells
 
@@ -127,7 +128,9 @@ def fold_headers(pairs: Iterable[tuple[bytes, bytes]], limits: HttpLimits) -> di
         value = raw_value.decode("latin-1").strip(" \t")
         if name not in headers:
             headers[name] = value
-        elif name in SENSITIVE or name.startswith("mcp-"):
+        elif name.startswith("mcp-"):
+            raise BadRequest(400, f"the header {name} is there more than once", HEADER_MISMATCH)
+        elif name in SENSITIVE:
             raise BadRequest(400, f"the header {name} is there more than once")
         else:
             headers[name] += ("; " if name == "cookie" else ", ") + value

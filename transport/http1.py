@@ -22,7 +22,6 @@ from transport.exchange import BodyTooLarge, BodyTooSlow, ClientGone, Headers
 from transport.handler import (
     JSON_HEADERS,
     BadRequest,
-    error_body,
     failure_answer,
     is_expected,
 )
@@ -88,7 +87,7 @@ class Connection:
         try:
             return await self._serve_requests()
         except BadRequest as refusal:
-            await self._refuse(refusal.status, error_body(refusal.reason))
+            await self._refuse(refusal.status, refusal.body)
         except ClientGone:
             pass
         finally:

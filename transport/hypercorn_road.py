@@ -28,7 +28,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from transport.answer import answer_head
-from transport.handler import JSON_HEADERS, BadRequest, HttpLimits, error_body
+from transport.handler import JSON_HEADERS, BadRequest, HttpLimits
 from transport.hypercorn_socket import PING, is_open, upgrade
 from transport.request_filter import RequestFilter, asks_for_websocket
 from transport.wire import PROGRESS_BYTES, RECEIVE_BYTES
@@ -154,7 +154,7 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         self._ended = True
         if self.busy:
             return
-        body = error_body(refusal.reason)
+        body = refusal.body
         head = answer_head(refusal.status, JSON_HEADERS, closes=True, body_length=len(body))
         received_bytes = 0
         try:

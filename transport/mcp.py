@@ -1,4 +1,5 @@
-"""What MCP says about a message, apart from any connection. Protocol revisions live here and nowhere else.
+"""What MCP says about a message, apart from any connection. Protocol revisions live here, and what is particular to the
+one without sessions in `modern.py`; nowhere else.
 
 Pure. `classify_post` and its neighbours climb a ladder of checks; the first that fails is the answer. Refusals are
 values, with the HTTP status and the JSON-RPC error that the client gets (MCP 2025-11-25, basic/transports,
@@ -17,12 +18,16 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
 from actors.state import SetupChange
 
 HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_REVISIONS = ("2026-07-28",)  # without sessions: every request stands for itself
 REVISION_WITHOUT_HEADER = "2025-03-26"  # what a missing MCP-Protocol-Version means, if nothing else tells
 PRIMED_SINCE = "2025-11-25"  # older clients would parse the empty data of a priming event as JSON
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
 CURSOR_HEADER = "last-event-id"
+
+META_VERSION = "io.modelcontextprotocol/protocolVersion"  # in `params._meta` of every request since 2026-07-28
+HEADER_MISMATCH = -32020  # 2026-07-28, basic/transports/streamable-http, Server Validation
 
 
 @attrs.frozen
@@ -34,10 +39,11 @@ class Rejection:
     reason: str
     id: RequestId | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    data: object = None  # of the JSON-RPC error, where the protocol defines some
 
     @property
     def body(self) -> bytes:
-        return jsonrpc.error(self.id, self.code, self.reason).raw
+        return jsonrpc.error(self.id, self.code, self.reason, self.data).raw
 
 
 class Initialize(msgspec.Struct, frozen=True, gc=False):
@@ -86,30 +92,66 @@ class End:
     session_id: str
 
 
+def is_modern(method: str, headers: Mapping[str, str]) -> bool:
+    """Say whether a request is of a revision without sessions: its header tells, for each request by itself.
+
+    A POST with a version that nobody knows is one, too: those revisions have an answer to it that names what is
+    supported. A GET or a DELETE with such a version may be a session's, and gets the answer that sessions have.
+    """
+    version = headers.get(VERSION_HEADER)
+    if version is None or version in HANDSHAKE_REVISIONS:
+        return False
+    return method == "POST" or version in MODERN_REVISIONS
+
+
+def opens_session(body: bytes) -> bool:
+    """Say whether a body is a handshake's `initialize`, whatever its headers claim.
+
+    A client of both eras that falls back to a handshake may leave the header of its first attempt on; a server of both
+    eras goes by the body (2026-07-28, basic/versioning, Backward Compatibility).
+    """
+    if b'"initialize"' not in body or META_VERSION.encode() in body:
+        return False
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage:
+        return False
+    return message.kind is Kind.REQUEST and message.method == "initialize"
+
+
 def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Request | Notification | Answer | Rejection:
     """Say what a POST is.
 
     The ladder: 1 content type (415), 2 accept (406), 3 JSON and JSON-RPC (400), 4 protocol version (400), 5 session
     id (400). Whether the session exists (404) is for the registry to say.
     """
-    if not _is_json(headers.get("content-type", "")):
+    if not is_json(headers.get("content-type", "")):
         return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
-    if not _accepts(headers.get("accept", ""), "application/json", "text/event-stream"):
+    if not accepts(headers.get("accept", ""), "application/json", "text/event-stream"):
         return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list both application/json and text/event-stream")
     try:
         message = jsonrpc.parse(body)
     except InvalidMessage as invalid:
         return Rejection(400, invalid.code, invalid.reason, invalid.id)
-    refusal = _check_version(headers, message.id if message.kind is Kind.REQUEST else None)
-    if refusal is not None:
-        return refusal
     session_id = headers.get(SESSION_HEADER, "")
-    if message.method == "initialize" and message.kind is Kind.REQUEST:
+    opens = message.method == "initialize" and message.kind is Kind.REQUEST
+    if not (opens and headers.get(VERSION_HEADER) in MODERN_REVISIONS):  # see opens_session
+        refusal = _check_version(headers, message.id if message.kind is Kind.REQUEST else None)
+        if refusal is not None:
+            return refusal
+    if opens:
         return _classify_initialize(message, session_id)
     if not session_id:
-        request_id = message.id if message.kind is Kind.REQUEST else None
-        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header", request_id)
+        return _without_session(message)
     return _classify_message(message, session_id)
+
+
+def _without_session(message: Message) -> Rejection:
+    request_id = message.id if message.kind is Kind.REQUEST else None
+    if META_VERSION.encode() in message.raw:  # its author forgot a header, not a session
+        reason = f"the MCP-Protocol-Version header must say what {META_VERSION} in params._meta says"
+        return Rejection(400, HEADER_MISMATCH, reason, request_id)
+    return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header", request_id)
 
 
 def _classify_initialize(message: Message, session_id: str) -> Initialize | Rejection:
@@ -155,7 +197,7 @@ def classify_socket_message(raw: bytes, session_id: str) -> Initialize | Request
 
 def classify_get(headers: Mapping[str, str]) -> Tail | Rejection:
     """Say what a GET is: 1 accept (406), 2 protocol version (400), 3 session id (400)."""
-    if not _accepts(headers.get("accept", ""), "text/event-stream"):
+    if not accepts(headers.get("accept", ""), "text/event-stream"):
         return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream")
     refusal = _check_version(headers, None)
     if refusal is not None:
@@ -192,14 +234,15 @@ def _check_version(headers: Mapping[str, str], request_id: RequestId | None) -> 
     return Rejection(400, jsonrpc.INVALID_REQUEST, reason, request_id)
 
 
-def _is_json(content_type: str) -> bool:
+def is_json(content_type: str) -> bool:
+    """Say whether a Content-Type header means JSON, whatever its parameters."""
     if content_type == "application/json":
         return True
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
-def _accepts(accept: str, *wanted: str) -> bool:
-    """Whether an Accept header lists each of these, by name or by a range (RFC 9110, 12.5.1)."""
+def accepts(accept: str, *wanted: str) -> bool:
+    """Say whether an Accept header lists each of these, by name or by a range (RFC 9110, 12.5.1)."""
     if accept == "application/json, text/event-stream":  # what every SDK sends
         return True
     ranges = {part.partition(";")[0].strip().lower() for part in accept.split(",")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -17,10 +18,19 @@ MODULE = "tests.e2e.upstream_server"
 class Upstream:
     """An HTTP upstream on a port of its own; a restart keeps the port and loses the sessions."""
 
-    def __init__(self, directory: Path, *, event_store: bool = False, json_answers: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        event_store: bool = False,
+        json_answers: bool = False,
+        module: str = MODULE,
+        flags: Sequence[str] = (),
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(directory)
-        self._flags = ["--event-store"] * event_store + ["--json"] * json_answers
+        self._module = module
+        self._flags = ["--event-store"] * event_store + ["--json"] * json_answers + [*flags]
         self._port = 0
         self._process: ChildProcess | None = None
 
@@ -36,7 +46,7 @@ class Upstream:
     def start_blocking(self) -> None:
         """Start the server and wait until it takes connections."""
         arguments = ["--journal", str(self.journal.directory), "--port", str(self._port), *self._flags]
-        self._process = ChildProcess(MODULE, arguments)
+        self._process = ChildProcess(self._module, arguments)
         self._port = int(self._process.wait_line(r"^port (\d+)$")[1])
 
     async def start(self) -> None:
@@ -49,10 +59,10 @@ class Upstream:
             self._process.kill()
 
 
-def stdio_target(journal: Journal) -> str:
+def stdio_target(journal: Journal, module: str = MODULE) -> str:
     """What `outlast serve --server NAME=TARGET` takes for the same server over stdio.
 
     The gateway's working directory is the project's root, and its children's: the module is found there.
     """
-    command = [sys.executable, "-m", MODULE, "--stdio", "--journal", str(journal.directory)]
+    command = [sys.executable, "-m", module, "--stdio", "--journal", str(journal.directory)]
     return f"stdio:{shlex.join(command)}"

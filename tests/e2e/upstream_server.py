@@ -28,6 +28,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, Streamable
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from tests.e2e.journal import Journal
 from tests.e2e.upstream_tools import TOOLS, Call, Context, Memory
@@ -176,7 +177,8 @@ def http_application(server: UpstreamServer, *, json_answers: bool, resumable: b
     return Starlette(routes=[Route("/mcp", endpoint=StreamableHTTPASGIApp(sessions))], lifespan=lifespan)
 
 
-async def _serve_http(application: Starlette, port: int) -> None:
+async def serve_http(application: ASGIApp, port: int) -> None:
+    """Serve until killed, and print the port once it takes connections."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
@@ -185,7 +187,8 @@ async def _serve_http(application: Starlette, port: int) -> None:
     await uvicorn.Server(uvicorn.Config(application, log_level="error")).serve(sockets=[listener])
 
 
-async def _serve_stdio(server: UpstreamServer) -> None:
+async def serve_stdio(server: UpstreamServer) -> None:
+    """Serve until standard input ends."""
     async with stdio_server() as (reading, writing):
         await server.protocol.run(reading, writing, server.protocol.create_initialization_options())
 
@@ -203,10 +206,10 @@ async def main() -> None:
     server = UpstreamServer(journal)
     journal.append({"started": True})
     if arguments.stdio:
-        await _serve_stdio(server)
+        await serve_stdio(server)
         return
     application = http_application(server, json_answers=arguments.json, resumable=arguments.event_store)
-    await _serve_http(application, arguments.port)
+    await serve_http(application, arguments.port)
 
 
 if __name__ == "__main__":

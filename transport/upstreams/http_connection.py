@@ -41,7 +41,7 @@ class Job(abc.ABC):
     `stream_data` any number of times and by `stream_closed`. All are sync. Nothing is called after `abandon`.
     """
 
-    __slots__ = ("abandoned", "body_bytes_max", "connection", "lane", "request", "silence_seconds_max", "since")
+    __slots__ = ("abandoned", "body_bytes_max", "connection", "held", "lane", "request", "silence_seconds_max", "since")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Job(abc.ABC):
         self.body_bytes_max = body_bytes_max
         self.connection: Connection | None = None
         self.abandoned = False
+        self.held: trio.Event | None = None  # nothing more is read until this is set: a way to slow the other side
         self.since = 0.0  # trio's clock: when it was queued
 
     def abandon(self) -> None:
@@ -159,6 +160,8 @@ class Connection:
         if not self._closed_because:
             self._closed_because = because
             self._wire.close()
+            if self.job is not None and self.job.held is not None:
+                self.job.held.set()
 
     async def serve(self) -> None:
         """Read answers until the connection ends.
@@ -173,6 +176,10 @@ class Connection:
             self._fail(Failure.OUTCOME_UNKNOWN, self._closed_because)
 
     async def _read_some(self) -> bool:
+        if self.job is not None and self.job.held is not None:
+            await self.job.held.wait()
+            if self._closed_because:
+                return False
         try:
             await self._wire.wait_readable()
             data = self._wire.read()

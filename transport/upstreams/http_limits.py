@@ -22,6 +22,9 @@ class HttpLimits:
     resume_silence_seconds_max: float = 300.0  # python servers give an empty stream, again and again, for a lost cursor
     retry_seconds_max: float = 60.0  # a longer `retry` of the upstream is shortened
     backoff_seconds_max: float = 30.0
+    # Of an answer without a session that its client has not taken yet; then the server is read no further. Sessions
+    # need no such bound: what they are told is in their log, and a slow client reads it from there.
+    held_bytes: int = 256 * 1024
 
 
 @attrs.frozen

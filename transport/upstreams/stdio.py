@@ -103,14 +103,11 @@ class StdioConnector:
 
         Cancellation: the process is ended.
         """
-        child = await self._start()
-        rehearsal = Rehearsal(inbox)
         handshake = session.handshake
-        link = StdioLink(child, inbox if handshake is None else rehearsal, self.limits, self.command[0])
-        inbox.start_soon(link.run)
-        await link.see_running()
         if handshake is None:
-            return link
+            return await self.open_fresh(inbox)
+        rehearsal = Rehearsal(inbox)
+        link = await self.open_fresh(rehearsal)
         try:
             established = await reinitialize(
                 session, handshake, link, rehearsal, answer_seconds_max=self.limits.reopen_seconds_max
@@ -120,6 +117,19 @@ class StdioConnector:
             raise
         link.hand_over(inbox, established)
         inbox.start_soon(_hand_over, rehearsal)
+        return link
+
+    async def open_fresh(self, inbox: Inbox) -> StdioLink:
+        """Start a process that has no session to resume.
+
+        Raises:
+          ConnectFailed
+
+        Cancellation: the process is ended.
+        """
+        link = StdioLink(await self._start(), inbox, self.limits, self.command[0])
+        inbox.start_soon(link.run)
+        await link.see_running()
         return link
 
     async def _start(self) -> ChildProcess:
@@ -201,6 +211,10 @@ class StdioLink:
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if not self._gone:
             self._write(as_line(cancelled(request_id, reason).raw), None, wants_receipt=False)
+
+    def forget(self, request_id: RequestId) -> None:
+        """Expect no answer to a request any more: a server need not answer what was cancelled."""
+        self._in_flight.forget(request_id)
 
     def listen(self) -> None:
         """Nothing to ask for: the process speaks whenever it wants to."""
