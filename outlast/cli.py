@@ -265,7 +265,8 @@ def _tell(line: str) -> None:
 
 @_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
-def _health_command(url: str | None) -> int:
+@click.option("--cafile", type=click.Path(path_type=Path), metavar="FILE", help="Whom to trust (PEM), for https.")
+def _health_command(url: str | None, cafile: Path | None) -> int:
     """Ask a running gateway whether it is alive and ready.
 
     \b
@@ -276,7 +277,7 @@ def _health_command(url: str | None) -> int:
     """
     import trio
 
-    from outlast.health import ask_health, health_base
+    from outlast.health import ask_health, health_base, trust
     from outlast.kinds import Refused
     from outlast.urls import local_url, read_address
 
@@ -285,7 +286,11 @@ def _health_command(url: str | None) -> int:
         base = health_base(url if url is not None else local_url(read_address(listen)))
     except Refused as refused:
         return _refuse(f"--url {redacted(url)}: {refused}" if url is not None else f"OUTLAST_LISTEN: {refused}")
-    health = trio.run(ask_health, base)
+    try:
+        context = None if cafile is None else trust(cafile)
+    except Refused as refused:
+        return _refuse(f"--cafile {cafile}: {refused}")
+    health = trio.run(functools.partial(ask_health, base, context=context))
     click.echo(f"{PROGRAM}: {health}")
     return health.code
 
