@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,31 @@ async def test_commands_of_the_document_run(bed: Bed, tmp_path: Path) -> None:
     ran = await trio.to_thread.run_sync(run_script)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.endswith("closed\n")
+
+
+async def test_top_is_drawn_in_a_terminal_until_q_and_leaves_it_as_it_was(bed: Bed) -> None:
+    gateway = await gateway_of(bed)
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    command = [sys.executable, "-m", "outlast", "top", "--url", f"http://{gateway.address}", "--every", "0.2"]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    process = await trio.to_thread.run_sync(
+        lambda: subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    )
+    try:
+        drawn = b""
+        while b"store lag" not in drawn:
+            with trio.fail_after(SCRIPT_SECONDS_MAX):
+                await trio.lowlevel.wait_readable(ours)
+            drawn += os.read(ours, 65536)
+        os.write(ours, b"q")
+        assert await trio.to_thread.run_sync(lambda: process.wait(SCRIPT_SECONDS_MAX)) == 0
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 async def test_list_of_a_store_that_no_gateway_uses(
