@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast import operators
 from outlast.kinds import SWITCH
 from outlast.refusing import PROGRAM
 from outlast.refusing import refuse as _refuse
@@ -401,6 +402,10 @@ def _rekey(settings: Settings, *, only_count: bool, take_over: bool) -> Rekeyed:
             bar.update(done - bar.pos)
 
         return trio.run(functools.partial(rekey, settings, take_over=take_over, tell=tell))
+
+
+for _command in (operators.sessions, operators.analytics, operators.top):
+    _program.add_command(_command)
 
 
 def _about_usage(error: click.ClickException) -> str:
