@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import ROADS
 from tests.e2e.peers.installing import node_modules, python_peers, why_no_node
-from tests.e2e.peers.peers_bed import EverythingServer, PeersBed, npm_commands, python_commands
+from tests.e2e.peers.peers_bed import GATEWAY_ROADS, EverythingServer, PeersBed, npm_commands, python_commands
 
 _WHY_NO_NODE = why_no_node()
 
@@ -25,7 +24,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def _python_bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeersBed]:
     directory = tmp_path_factory.mktemp("python-peers")
-    bed = PeersBed(directory, ROADS, python_commands(python_peers(), directory))
+    bed = PeersBed(directory, GATEWAY_ROADS, python_commands(python_peers(), directory))
     try:
         bed.start()
         yield bed
@@ -39,7 +38,7 @@ def _npm_bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeersBed]:
     packages = node_modules()
     everything = EverythingServer(packages)
     everything.start()
-    bed = PeersBed(directory, ROADS, npm_commands(packages, directory), {"everything_http": everything.url})
+    bed = PeersBed(directory, GATEWAY_ROADS, npm_commands(packages, directory), {"everything_http": everything.url})
     try:
         bed.start()
         yield bed

@@ -12,12 +12,17 @@ from pathlib import Path
 
 import trio
 
+from tests.e2e.bed import DIRECT
+from tests.e2e.conftest import ROADS
 from tests.e2e.gateway import Gateway
 from tests.e2e.peers.http_talk import http_talk
 from tests.e2e.peers.stdio_talk import stdio_talk
 from tests.e2e.peers.talk import Scenario, Talk, Transcript
 from tests.e2e.process import ChildProcess
 from tests.e2e.waiting import DEADLINE_SECONDS
+
+# Roads through a gateway. Here "direct" is no road to choose: it is what every one of them is compared with.
+GATEWAY_ROADS = [road for road in ROADS if road != DIRECT] or ["hot"]
 
 _CONNECT_PAUSE_SECONDS = 0.05
 
