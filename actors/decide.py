@@ -57,7 +57,7 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
     """
     for call in list(turn.state.calls.values()):
         if call.stream is None:
-            turn.happen(say.CallEnded(call.request_id, True, turn.now_unix_s))
+            turn.interrupted(call)
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
         else:  # its watch was forgotten with the former incarnation; its silence counts from when we listen again
@@ -229,7 +229,10 @@ def _overdue_call(turn: Turn, call: Call) -> None:
     waited = turn.now_unix_s - call.started_unix_s
     if not turn.state.opened:
         _overdue_opening(turn, call, waited)
-    elif not call.sent:
+        return
+    if call.on_standalone and call.stream is None:  # sent or not: its client has waited to hear that it was taken
+        call = turn.open_stream(call)
+    if not call.sent:
         _overdue_unsent(turn, call, waited)
     elif call.cancelled_unix_s:
         _overdue_cancelled(turn, call)
@@ -276,12 +279,20 @@ def _overdue_sent(turn: Turn, call: Call) -> None:
             turn.do(say.Watch(call.ticket, patience))
             return
         call = turn.open_stream(call)
+    limits = turn.limits
     silent_since = max(call.started_unix_s, call.heard_unix_s)
-    rest = silent_since + turn.limits.call_seconds_max - turn.now_unix_s
+    silence_over_unix_s = silent_since + limits.call_seconds_max
+    all_over_unix_s = call.started_unix_s + limits.call_total_seconds_max
+    rest = min(silence_over_unix_s, all_over_unix_s) - turn.now_unix_s
     if rest > 0:
         turn.do(say.Watch(call.ticket, min(rest, LOOK_AGAIN_SECONDS)))
         return
-    reason = f"no answer within {turn.limits.call_seconds_max:g} s; the upstream was told to cancel"
+    passed = (
+        f"no answer within {limits.call_total_seconds_max:g} s, whatever progress was told"
+        if all_over_unix_s <= silence_over_unix_s
+        else f"no answer within {limits.call_seconds_max:g} s"
+    )
+    reason = f"{passed}; the upstream was told to cancel"
     turn.do(say.CancelUpstream(call.request_id, reason))
     turn.fail(call, jsonrpc.REQUEST_TIMED_OUT, reason)
 
@@ -307,6 +318,7 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.SendRequest: from_client.send_request,
     say.SendNotification: from_client.send_notification,
     say.SendAnswer: from_client.send_answer,
+    say.SendBatch: from_client.send_batch,
     say.Emit: from_client.emit,
     say.Update: from_client.update,
     say.Listen: from_client.listen,
@@ -321,6 +333,7 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.ConnectGivenUp: _connect_given_up,
     say.ConnectRefused: _connect_refused,
     say.Receive: from_upstream.receive,
+    say.ReceivePing: from_upstream.receive_ping,
     say.MoveCursor: from_upstream.move_cursor,
     say.Delivered: from_upstream.delivered,
     say.Refused: from_upstream.refused,

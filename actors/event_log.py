@@ -84,6 +84,11 @@ class EventLog:
     def has_readers(self) -> bool:
         return bool(self._readers)
 
+    @property
+    def read_streams(self) -> frozenset[int]:
+        """The streams that have a reader."""
+        return frozenset(self._readers)
+
     def append(self, entry: LogEntry) -> None:
         """Add an entry; its readers get it once it is released."""
         if self._order is _NO_ORDER:

@@ -63,7 +63,7 @@ def _client_ready(state: SessionState, event: say.ClientReady, limits: Limits) -
 def _reinitialized(state: SessionState, event: say.Reinitialized, limits: Limits) -> _Changes:
     assert state.handshake is not None
     handshake = attrs.evolve(state.handshake, upstream_session_id=event.upstream_session_id)
-    return {"handshake": handshake, "standalone_cursor": ""}
+    return {"handshake": handshake, "standalone_cursor": "", "tasks": NOTHING}
 
 
 def _link_changed(state: SessionState, event: say.LinkChanged, limits: Limits) -> _Changes:
@@ -91,6 +91,12 @@ def _call_started(state: SessionState, event: say.CallStarted, limits: Limits) -
 
 
 def _call_changed(state: SessionState, event: say.CallChanged, limits: Limits) -> _Changes:
+    assert event.call.request_id in state.calls
+    return {"calls": {**state.calls, event.call.request_id: event.call}}
+
+
+def _call_promised(state: SessionState, event: say.CallPromised, limits: Limits) -> _Changes:
+    assert event.call.stream == STANDALONE_STREAM
     assert event.call.request_id in state.calls
     return {"calls": {**state.calls, event.call.request_id: event.call}}
 
@@ -127,6 +133,15 @@ def _ask_closed(state: SessionState, event: say.AskClosed, limits: Limits) -> _C
 
 def _asks_withdrawn(state: SessionState, event: say.AsksWithdrawn, limits: Limits) -> _Changes:
     return {"asks": {key: attrs.evolve(ask, withdrawn=True) for key, ask in state.asks.items()}}
+
+
+def _task_heard(state: SessionState, event: say.TaskHeard, limits: Limits) -> _Changes:
+    if not event.until_unix_s:
+        return {"tasks": _without(state.tasks, event.task_id)}
+    tasks = {**state.tasks, event.task_id: event.until_unix_s}
+    while len(tasks) > limits.tasks_max:
+        del tasks[next(iter(tasks))]
+    return {"tasks": tasks}
 
 
 def _setup_kept(state: SessionState, event: say.SetupKept, limits: Limits) -> _Changes:
@@ -212,12 +227,14 @@ _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {
     say.ListeningStarted: _listening_started,
     say.CallStarted: _call_started,
     say.CallChanged: _call_changed,
+    say.CallPromised: _call_promised,
     say.CallEnded: _call_ended,
     say.PostChanged: _post_changed,
     say.PostEnded: _post_ended,
     say.AskOpened: _ask_opened,
     say.AskClosed: _ask_closed,
     say.AsksWithdrawn: _asks_withdrawn,
+    say.TaskHeard: _task_heard,
     say.SetupKept: _setup_kept,
     say.SetupDropped: _setup_dropped,
     say.StreamOpened: _stream_opened,

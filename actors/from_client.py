@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from actors import jsonrpc
 from actors import messages as say
 from actors.jsonrpc import Message, with_id
 from actors.state import Call, LinkPhase, Post
@@ -16,11 +17,15 @@ from actors.turn import Turn
 
 def send_request(turn: Turn, command: say.SendRequest) -> None:
     """Take a client's request: refuse it, or send it, or let it wait for the link."""
-    state, message = turn.state, command.message
     refusal = _refusal(turn, command)
     if refusal is not None:
         turn.reply(command.ticket, refusal)
-        return
+    else:
+        _start(turn, command, stream=None)
+
+
+def _start(turn: Turn, command: say.SendRequest, *, stream: int | None) -> None:
+    state, message = turn.state, command.message
     assert message.id is not None
     linked = state.link is LinkPhase.UP and not _anything_waits(turn)
     call = Call(
@@ -33,13 +38,17 @@ def send_request(turn: Turn, command: say.SendRequest) -> None:
         setup=command.setup,
         sent=linked,
         sent_unix_s=turn.now_unix_s,
+        stream=stream,
+        on_standalone=command.on_standalone,
     )
     turn.happen(say.CallStarted(call, tool=bool(command.label)))
     if linked:
         turn.do(say.SendUpstream(message, command.ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(command.ticket, turn.limits.answer_json_within_seconds))
+    limits = turn.limits
+    patience = limits.promise_within_seconds if command.on_standalone else limits.answer_json_within_seconds
+    turn.do(say.Watch(command.ticket, patience))
 
 
 def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
@@ -60,7 +69,68 @@ def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
             say.Problem.OVERLOADED,
             f"{turn.limits.calls_in_flight_max} requests are in progress in this session",
         )
+    if command.setup is not None and command.setup.keep:
+        return _setup_refusal(turn, command.setup.key, command.message)
     return None
+
+
+def send_batch(turn: Turn, command: say.SendBatch) -> None:
+    """Take a client's batch: each message by itself, all answers on one stream (MCP 2025-03-26, basic, Batching)."""
+    if turn.state.failure or not turn.state.opened:
+        turn.reply(command.ticket, uninitialized(turn))
+        return
+    stream = turn.open_shared_stream()
+    turn.reply(command.ticket, say.Streaming(stream))
+    for refusal in command.refusals:
+        turn.log(stream, refusal)
+    for item in command.items:
+        if isinstance(item, say.SendRequest):
+            _start_in_batch(turn, item, stream)
+        elif (refused := _post_refusal(turn)) is not None:
+            turn.log(stream, jsonrpc.error(None, _CODES[refused.problem], refused.detail))
+        elif isinstance(item, say.SendNotification):
+            send_notification(turn, item)
+        else:
+            send_answer(turn, item)
+    turn.release_shared_stream()
+
+
+def _start_in_batch(turn: Turn, command: say.SendRequest, stream: int) -> None:
+    refusal = _refusal(turn, command)
+    if refusal is None:
+        _start(turn, command, stream=stream)
+        return
+    # An error under an id that is in progress would be taken for the answer of that request.
+    request_id = None if refusal.problem is say.Problem.DUPLICATE else command.message.id
+    turn.log(stream, jsonrpc.error(request_id, _CODES[refusal.problem], refusal.detail))
+
+
+_CODES = {
+    say.Problem.DUPLICATE: jsonrpc.INVALID_REQUEST,
+    say.Problem.REFUSED: jsonrpc.INVALID_REQUEST,
+    say.Problem.OVERLOADED: jsonrpc.OVERLOADED,
+}
+
+
+def _setup_refusal(turn: Turn, key: str, message: Message) -> say.NotDone | None:
+    """Refuse what would have to be kept to be sent again, and is too much for that.
+
+    Before it is sent: a subscription that the upstream has and we could not renew would end unnoticed some day. Those
+    in flight count as kept.
+    """
+    kept = {kept_key: len(raw) for kept_key, raw in turn.state.setup.items()}
+    for call in turn.state.calls.values():
+        if call.setup is not None and call.setup.keep and call.message is not None:
+            kept[call.setup.key] = max(len(call.message.raw), kept.get(call.setup.key, 0))
+    kept[key] = max(len(message.raw), kept.get(key, 0))
+    total_bytes = sum(kept.values()) + sum(len(kept_key.encode()) for kept_key in kept)
+    if total_bytes <= turn.limits.setup_bytes_max:
+        return None
+    return say.NotDone(
+        say.Problem.REFUSED,
+        f"the session would have to keep {total_bytes} bytes of set-up (log level, subscriptions), the limit is"
+        f" {turn.limits.setup_bytes_max}; undo some of it first",
+    )
 
 
 def uninitialized(turn: Turn) -> say.NotDone:
@@ -115,17 +185,21 @@ def send_answer(turn: Turn, command: say.SendAnswer) -> None:
 
 
 def _may_post(turn: Turn, ticket: int) -> bool:
+    refusal = _post_refusal(turn)
+    if refusal is not None:
+        turn.reply(ticket, refusal)
+    return refusal is None
+
+
+def _post_refusal(turn: Turn) -> say.NotDone | None:
     if turn.state.failure:
-        turn.reply(ticket, uninitialized(turn))
-        return False
+        return uninitialized(turn)
     if not turn.state.opened:
-        turn.not_done(ticket, say.Problem.REFUSED, "the session is not open yet")
-        return False
+        return say.NotDone(say.Problem.REFUSED, "the session is not open yet")
     if len(turn.state.posts) >= turn.limits.posts_in_flight_max:
         detail = f"{turn.limits.posts_in_flight_max} messages of this session wait for the upstream"
-        turn.not_done(ticket, say.Problem.OVERLOADED, detail)
-        return False
-    return True
+        return say.NotDone(say.Problem.OVERLOADED, detail)
+    return None
 
 
 def _post(turn: Turn, ticket: int, message: Message) -> None:

@@ -7,6 +7,8 @@ standalone stream.
 
 from __future__ import annotations
 
+import math
+
 from msgspec.structs import replace
 
 from actors import jsonrpc
@@ -16,6 +18,7 @@ from actors.jsonrpc import Kind, Message, RequestId, with_id
 from actors.link import About, Failure
 from actors.sharing import shared
 from actors.state import Ask, Call, Handshake, LinkPhase
+from actors.tasks import TaskNews, news_in_answer, news_in_notification
 from actors.turn import Turn
 
 
@@ -39,20 +42,33 @@ def _receive_answer(turn: Turn, command: say.Receive) -> None:
         return
     if call.setup is not None and not message.is_error and call.message is not None:
         _keep_setup(turn, call, call.message)
-    turn.answer(call, message, failed=message.is_error)
+    if call.message is not None and b'"task' in call.message.raw:  # few answers need to be looked into
+        _note_task(turn, news_in_answer(call.method, call.message, message))
+    turn.answer(call, message)
+
+
+def _note_task(turn: Turn, news: TaskNews | None) -> None:
+    """Remember a task for as long as it lives: its server is not to be ended for idleness meanwhile."""
+    if news is None:
+        return
+    if news.is_live:
+        seconds = min(news.ttl_seconds or math.inf, turn.limits.task_seconds_max)
+        turn.happen(say.TaskHeard(news.id, turn.now_unix_s + seconds))
+    elif news.id in turn.state.tasks:
+        turn.happen(say.TaskHeard(news.id, 0.0))
 
 
 def _open(turn: Turn, call: Call, command: say.Receive) -> None:
     """The answer to the opening request: the session begins to exist, or never was."""
     message = command.message
     if message.is_error:
-        turn.answer(call, message, failed=True)
+        turn.answer(call, message)
         turn.do(say.Discard())
         return
     assert call.message is not None
     handshake = Handshake(shared(call.message.raw), shared(message.raw), command.upstream_session_id)
     turn.happen(say.Opened(handshake))
-    turn.answer(call, message, failed=False)
+    turn.answer(call, message)
 
 
 def _keep_setup(turn: Turn, call: Call, request: Message) -> None:
@@ -63,24 +79,63 @@ def _keep_setup(turn: Turn, call: Call, request: Message) -> None:
         turn.happen(say.SetupDropped(call.setup.key))
 
 
+def receive_ping(turn: Turn, command: say.ReceivePing) -> None:
+    """Pass a ping on if its client is there to answer it; else answer it (MCP 2025-11-25, basic/utilities/ping).
+
+    A client that is away is no reason for the upstream to give the session up: it is kept, and its client comes back.
+    """
+    receive_command = command.receive
+    call = _call_about(turn, receive_command.about)
+    if call is None:
+        attended = STANDALONE_STREAM in command.read_streams
+    else:
+        attended = call.stream in command.read_streams or (call.stream is None and call.ticket in command.awaited)
+    if attended and turn.state.opened:
+        receive(turn, receive_command)
+        return
+    _note_heard(turn, receive_command, call)
+    assert receive_command.message.id is not None
+    turn.do(say.SendUpstream(jsonrpc.result(receive_command.message.id, {}), 0))
+
+
+def _note_heard(turn: Turn, command: say.Receive, call: Call | None) -> Call | None:
+    """Note where the other side's stream stands, and that it is alive."""
+    if call is not None:
+        return _heard(turn, call, command.cursor)
+    if command.cursor and isinstance(command.about, About):  # not that of a call that has ended
+        turn.happen(say.CursorMoved(command.cursor))
+    return None
+
+
 def _receive_unasked(turn: Turn, command: say.Receive) -> None:
     message = command.message
-    call = _call_about(turn, command.about)
+    call = _note_heard(turn, command, _call_about(turn, command.about))
     stream_id = STANDALONE_STREAM
     if call is not None:
-        call = _heard(turn, call, command.cursor)
         if call.stream is None:
             call = turn.open_stream(call)
         assert call.stream is not None
         stream_id = call.stream
-    elif command.cursor and isinstance(command.about, About):  # not that of a call that has ended
-        turn.happen(say.CursorMoved(command.cursor))
     if not turn.fits(message):
         _refuse_large(turn, message)
     elif message.kind is Kind.REQUEST:
         _ask(turn, message, stream_id)
+    elif message.method == "notifications/cancelled":
+        turn.log(stream_id, _withdraw_ask(turn, message))
     else:
+        _note_task(turn, news_in_notification(message))
         turn.log(stream_id, message)
+
+
+def _withdraw_ask(turn: Turn, message: Message) -> Message:
+    """Take a question back; give the cancellation under the id by which the client knows the question."""
+    upstream_id = jsonrpc.cancelled_id(message)
+    asks = (ask for ask in turn.state.asks.values() if not ask.withdrawn)
+    ask = next((ask for ask in asks if ask.upstream_id == upstream_id), None)
+    if ask is None:
+        return message
+    turn.happen(say.AskClosed(ask.client_id))
+    return message if ask.client_id == ask.upstream_id else jsonrpc.with_cancelled_id(message, ask.client_id)
 
 
 def _refuse_large(turn: Turn, message: Message) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 
 from actors import messages as say
-from actors.jsonrpc import Message, RequestId
+from actors.jsonrpc import Kind, Message, RequestId
 from actors.link import About, Failure, Link
 from actors.supervisor import ChildSpec, RestartIntensity, supervise
 
@@ -21,6 +21,10 @@ class Owner(Protocol):
     """The session actor, as its link's inbox sees it."""
 
     def tell(self, command: say.Command) -> None: ...
+
+    def pinged(self, receive: say.Receive) -> None:
+        """Take a ping: who is there to answer it is for the session to say."""
+        ...
 
     def link_lost(self, inbox: LinkInbox, detail: str) -> None: ...
 
@@ -52,7 +56,11 @@ class LinkInbox:
         if self._closed:
             return
         upstream_session_id = self.link.established.upstream_session_id if self.link is not None else ""
-        self._owner.tell(say.Receive(message, about, cursor, upstream_session_id))
+        receive = say.Receive(message, about, cursor, upstream_session_id)
+        if message.method == "ping" and message.kind is Kind.REQUEST:
+            self._owner.pinged(receive)
+        else:
+            self._owner.tell(receive)
 
     def cursor_moved(self, about: RequestId | About, cursor: str) -> None:
         if not self._closed:

@@ -144,7 +144,7 @@ def _explain(raw: bytes, error: Exception) -> InvalidMessage:
     if not isinstance(error, msgspec.ValidationError):
         return InvalidMessage(PARSE_ERROR, f"not valid JSON: {error}")
     if raw.lstrip()[:1] == b"[":
-        return InvalidMessage(INVALID_REQUEST, "batches (arrays) are not part of this protocol revision")
+        return InvalidMessage(INVALID_REQUEST, "an array (a batch) is not one message")
     try:
         id = _decode_id(raw).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -195,6 +195,34 @@ def with_id(message: Message, id: RequestId) -> Message:
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+class _RequestIdOnly(msgspec.Struct, frozen=True, gc=False):
+    requestId: int | str | None = None
+
+
+class _Cancellation(msgspec.Struct, gc=False):
+    params: _RequestIdOnly = _RequestIdOnly()
+
+
+_decode_cancellation = msgspec.json.Decoder(_Cancellation).decode
+
+
+def cancelled_id(message: Message) -> RequestId | None:
+    """Read which request a cancellation withdraws; None where it does not say."""
+    try:
+        return _decode_cancellation(message.raw).params.requestId
+    except msgspec.MsgspecError:
+        return None
+
+
+def with_cancelled_id(message: Message, id: RequestId) -> Message:
+    """Give the same cancellation, of a request under another id; `cancelled_id` must have found one."""
+    fields = _decode_fields(message.raw)
+    params = _decode_fields(fields["params"])
+    params["requestId"] = msgspec.Raw(_encode(id))
+    fields["params"] = msgspec.Raw(_encode(params))
+    return Message(message.kind, message.id, message.method, _encode(fields))
+
+
 class RequestFailed(Exception):
     """The answer to a request is a JSON-RPC error: its code, message and data."""
 
@@ -217,6 +245,22 @@ class _Answer(msgspec.Struct):
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def code_of(answer: Message) -> int:
+    """Give the code of an error answer, and 0 of any other.
+
+    An error whose code is none, or has more than 63 bits, which no record can hold, is an internal one.
+    """
+    if not answer.is_error:
+        return 0
+    try:
+        problem = _decode_answer(answer.raw).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the code is no number: passed on all the same
+        return INTERNAL_ERROR
+    if problem is None or not -_ID_MAX <= problem.code <= _ID_MAX:
+        return INTERNAL_ERROR
+    return problem.code
 
 
 def result_of(answer: Message) -> Any:

@@ -3,16 +3,20 @@ without a session (2026-07-28)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import attrs
 import trio
 
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
 from outlast import targets
+from transport.upstreams.breaker import Breaker, BreakerState
+from transport.upstreams.http_fallback import HttpConnector
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.legacy_sse import LegacySseConnector
 from transport.upstreams.stateless import StatelessUpstream
 from transport.upstreams.stateless_http import StatelessHttp
 from transport.upstreams.streamable_http import StreamableHttpConnector
@@ -20,7 +24,24 @@ from transport.upstreams.streamable_http import StreamableHttpConnector
 
 def upstream_transport(target: targets.Target) -> str:
     """Name the transport of a target, as sessions keep it."""
-    return "stdio" if isinstance(target, targets.StdioTarget) else "streamable-http"
+    match target:
+        case targets.StdioTarget():
+            return "stdio"
+        case targets.SseTarget():
+            return "sse"
+        case targets.HttpTarget():
+            return "streamable-http"
+
+
+@attrs.frozen
+class UpstreamHealth:
+    """One configured server, as the gateway finds it."""
+
+    name: str
+    transport: str
+    state: BreakerState  # closed: in use; open: known to be away; half-open: being tried
+    since_unix_s: float
+    last_error: str  # "" if there was none since the start
 
 
 class Upstreams:
@@ -38,16 +59,28 @@ class Upstreams:
           pool: carries HTTP; it must be running.
           headers: sent to a server with every request, by the server's name: our credentials, never a client's.
         """
+        self._transports = {name: upstream_transport(target) for name, target in servers.items()}
+        self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
         self._connectors: dict[str, Connect] = {
-            name: _connector(target, pool, headers.get(name, {})) for name, target in servers.items()
+            name: _connector(target, pool, headers.get(name, {}), self.breakers[name])
+            for name, target in servers.items()
         }
+
+    def health(self) -> Sequence[UpstreamHealth]:
+        """Tell how each server fares, in the order of the configuration; from what was seen, nothing is asked."""
+        found = []
+        for name, breaker in self.breakers.items():
+            seen = breaker.health
+            transport = self._transports[name]
+            found.append(UpstreamHealth(name, transport, seen.state, seen.since_unix_s, seen.last_error))
+        return found
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
         """Open a link to the session's server.
 
         Raises:
-          ConnectFailed: also for a server that is not configured any more. That may be our own mistake, so the
-            session is kept: it goes on when the server is back in the configuration.
+          ConnectFailed: at once for a server that is known to be away. Also for one that is not configured any more:
+            that may be our own mistake, so the session is kept, and goes on when the server is back.
           ConnectRejected
         """
         connector = self._connectors.get(session.server_id)
@@ -55,17 +88,40 @@ class Upstreams:
             raise ConnectFailed(
                 f"no server named {session.server_id!r} is configured; add --server {session.server_id}=…"
             )
+        breaker = self.breakers[session.server_id]
+        if breaker.blocked_seconds():
+            raise ConnectFailed(breaker.describe())
         return await connector(session, inbox)
 
 
-def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str]) -> Connect:
+@attrs.frozen
+class _Observed:
+    """A connector whose outcome tells by itself how the upstream fares: it starts a process."""
+
+    connect: Connect
+    breaker: Breaker
+
+    async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
+        try:
+            link = await self.connect(session, inbox)
+        except ConnectFailed as failed:
+            self.breaker.failed(str(failed))
+            raise
+        self.breaker.succeeded()
+        return link
+
+
+def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str], breaker: Breaker) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url), headers)
+            streamable = StreamableHttpConnector(pool, HttpTarget.parse(url), headers, breaker=breaker)
+            return HttpConnector(streamable, LegacySseConnector(pool, url, headers))
+        case targets.SseTarget(url=url):
+            return _Observed(LegacySseConnector(pool, url, headers), breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
-            return StdioConnector(command)
+            return _Observed(StdioConnector(command), breaker)
 
 
 async def open_stateless(

@@ -30,7 +30,7 @@ CHUNKED = -1  # a body length that only the body itself tells
 SENSITIVE = frozenset(
     (
         *("host", "content-length", "transfer-encoding", "content-type", "content-encoding", "authorization"),
-        *("proxy-authorization", "origin", "last-event-id", "expect", "upgrade"),
+        *("proxy-authorization", "origin", "last-event-id", "expect", "upgrade", "mcp-session-id"),
         *("sec-websocket-key", "sec-websocket-version"),
     )
 )
@@ -128,10 +128,10 @@ def fold_headers(pairs: Iterable[tuple[bytes, bytes]], limits: HttpLimits) -> di
         value = raw_value.decode("latin-1").strip(" \t")
         if name not in headers:
             headers[name] = value
-        elif name.startswith("mcp-"):
-            raise BadRequest(400, f"the header {name} is there more than once", HEADER_MISMATCH)
         elif name in SENSITIVE:
             raise BadRequest(400, f"the header {name} is there more than once")
+        elif name.startswith("mcp-"):  # they repeat what the body says, once
+            raise BadRequest(400, f"the header {name} is there more than once", HEADER_MISMATCH)
         else:
             headers[name] += ("; " if name == "cookie" else ", ") + value
     return headers

@@ -9,17 +9,22 @@ Streamable HTTP).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import msgspec
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
+from actors.messages import Problem
 from actors.state import SetupChange
 
 HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_REVISIONS = ("2026-07-28",)  # without sessions: every request stands for itself
 REVISION_WITHOUT_HEADER = "2025-03-26"  # what a missing MCP-Protocol-Version means, if nothing else tells
+BATCH_REVISION = "2025-03-26"  # the one that has batches: receivers MUST take them (basic, Batching)
+# As many as a session may have waiting for its upstream: a larger batch could not be taken as a whole anyway.
+BATCH_MESSAGES_MAX = 64
 PRIMED_SINCE = "2025-11-25"  # older clients would parse the empty data of a priming event as JSON
 
 SESSION_HEADER = "mcp-session-id"
@@ -78,6 +83,21 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 @attrs.frozen
+class Batch:
+    """Several messages of a client in its session, in order."""
+
+    session_id: str
+    revision_told: bool  # by the header; otherwise it is for the session to say whether it takes batches
+    messages: tuple[Request | Notification | Answer, ...]  # one at least
+    refusals: tuple[Message, ...]  # error answers to the entries that are no messages
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is anything to answer."""
+        return bool(self.refusals) or any(isinstance(message, Request) for message in self.messages)
+
+
+@attrs.frozen
 class Tail:
     """A client wants to read a stream: the standalone one, or the one whose event it names."""
 
@@ -119,7 +139,10 @@ def opens_session(body: bytes) -> bool:
     return message.kind is Kind.REQUEST and message.method == "initialize"
 
 
-def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Request | Notification | Answer | Rejection:
+Posted = Initialize | Request | Notification | Answer | Batch | Rejection
+
+
+def classify_post(headers: Mapping[str, str], body: bytes) -> Posted:
     """Say what a POST is.
 
     The ladder: 1 content type (415), 2 accept (406), 3 JSON and JSON-RPC (400), 4 protocol version (400), 5 session
@@ -132,6 +155,8 @@ def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Reque
     try:
         message = jsonrpc.parse(body)
     except InvalidMessage as invalid:
+        if body.lstrip()[:1] == b"[":
+            return _classify_batch(headers, body)
         return Rejection(400, invalid.code, invalid.reason, invalid.id)
     session_id = headers.get(SESSION_HEADER, "")
     opens = message.method == "initialize" and message.kind is Kind.REQUEST
@@ -143,7 +168,7 @@ def classify_post(headers: Mapping[str, str], body: bytes) -> Initialize | Reque
         return _classify_initialize(message, session_id)
     if not session_id:
         return _without_session(message)
-    return _classify_message(message, session_id)
+    return classify_message(message, session_id)
 
 
 def _without_session(message: Message) -> Rejection:
@@ -162,16 +187,55 @@ def _classify_initialize(message: Message, session_id: str) -> Initialize | Reje
             "initialize opens a new session: send it without an Mcp-Session-Id header",
             message.id,
         )
-    return Initialize(message)
+    return Initialize(_offered(message))
 
 
-def _classify_message(message: Message, session_id: str) -> Request | Notification | Answer:
+def classify_message(message: Message, session_id: str = "") -> Request | Notification | Answer:
+    """Say what a message means to a session that is open. Transports without headers give no session id."""
     if message.kind is Kind.REQUEST:
         return Request(session_id, message, _label(message), _setup(message))
     if message.kind is Kind.NOTIFICATION:
         confirms = message.method == "notifications/initialized"
         return Notification(session_id, message, _cancels(message), confirms)
     return Answer(session_id, message)
+
+
+def _classify_batch(headers: Mapping[str, str], body: bytes) -> Batch | Rejection:
+    """Say what an array is: each entry by itself, but none if an `initialize` is among them (2025-03-26, lifecycle)."""
+    try:
+        entries = _first_entries(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Rejection(400, jsonrpc.PARSE_ERROR, f"not valid JSON: {error}")
+    refusal = _check_version(headers, None)
+    if refusal is not None:
+        return refusal
+    told = VERSION_HEADER in headers
+    if told and headers[VERSION_HEADER] != BATCH_REVISION:
+        return BATCH_REFUSED
+    session_id = headers.get(SESSION_HEADER, "")
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header")
+    if not 0 < len(entries) <= BATCH_MESSAGES_MAX:
+        reason = f"a batch has 1 to {BATCH_MESSAGES_MAX} messages; send more in several"
+        return Rejection(400, jsonrpc.INVALID_REQUEST, reason)
+    return _classify_entries(session_id, told, entries)
+
+
+def _classify_entries(session_id: str, revision_told: bool, entries: list[bytes]) -> Batch | Rejection:
+    messages: list[Request | Notification | Answer] = []
+    refusals: list[Message] = []
+    for entry in entries:
+        try:
+            message = jsonrpc.parse(entry)
+        except InvalidMessage as invalid:
+            refusals.append(jsonrpc.error(invalid.id, invalid.code, invalid.reason))
+            continue
+        if message.method == "initialize":
+            return Rejection(400, jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch", message.id)
+        messages.append(classify_message(message, session_id))
+    if not messages:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "no entry of this batch is a JSON-RPC 2.0 message")
+    return Batch(session_id, revision_told, tuple(messages), tuple(refusals))
 
 
 def classify_get(headers: Mapping[str, str]) -> Tail | Rejection:
@@ -198,8 +262,56 @@ def classify_delete(headers: Mapping[str, str]) -> End | Rejection:
     return End(session_id)
 
 
+# What a session has to say of its own, as JSON-RPC errors: docs/protocol.md, "Error codes of the gateway".
+PROBLEM_CODES: Mapping[Problem, int] = {
+    Problem.UNAVAILABLE: jsonrpc.UPSTREAM_UNAVAILABLE,
+    Problem.OVERLOADED: jsonrpc.OVERLOADED,
+    Problem.DUPLICATE: jsonrpc.INVALID_REQUEST,
+    Problem.UNINITIALIZED: jsonrpc.SESSION_NOT_FOUND,
+    Problem.REFUSED: jsonrpc.INTERNAL_ERROR,
+    Problem.LOST: jsonrpc.OUTCOME_UNKNOWN,
+}
+
+
+def classify_sse_post(
+    headers: Mapping[str, str], session_id: str, body: bytes
+) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a POST to the message endpoint of HTTP+SSE is (MCP 2024-11-05, transports, HTTP with SSE).
+
+    The ladder: 1 session id (400), 2 content type (415), 3 JSON and JSON-RPC (400), 4 protocol version (400). Nothing
+    is asked of Accept: nothing but a receipt is answered.
+    """
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing session_id: post to the URI of the endpoint event")
+    if not is_json(headers.get("content-type", "")):
+        return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    is_request = message.kind is Kind.REQUEST
+    refusal = _check_version(headers, message.id if is_request else None)
+    if refusal is not None:
+        return refusal
+    if is_request and message.method == "initialize":
+        return Initialize(message)
+    return classify_message(message, session_id)
+
+
+def classify_sse_get(headers: Mapping[str, str]) -> Rejection | None:
+    """Say what is wrong with a GET for the stream of HTTP+SSE: 1 accept (406), 2 protocol version (400)."""
+    if not accepts(headers.get("accept", "*/*"), "text/event-stream"):
+        return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream")
+    return _check_version(headers, None)
+
+
 METHOD_NOT_ALLOWED = Rejection(
     405, jsonrpc.INVALID_REQUEST, "use GET, POST or DELETE", headers=((b"allow", b"GET, POST, DELETE"),)
+)
+BATCH_REFUSED = Rejection(
+    400,
+    jsonrpc.INVALID_REQUEST,
+    f"an array (a batch) is taken under MCP-Protocol-Version {BATCH_REVISION} only; send one message at a time",
 )
 SESSION_NOT_FOUND = Rejection(404, jsonrpc.SESSION_NOT_FOUND, "Session not found")
 
@@ -240,16 +352,24 @@ class _NamedRequest(msgspec.Struct, gc=False):
     params: _NameOnly | msgspec.UnsetType = msgspec.UNSET
 
 
-class _RequestIdOnly(msgspec.Struct, gc=False):
-    requestId: int | str | msgspec.UnsetType = msgspec.UNSET
+# A tuple of one more than may be: what follows is checked and skipped, so that an array of a million numbers costs
+# no memory.
+_Entries = msgspec.defstruct(
+    "_Entries",
+    [(f"entry_{n}", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for n in range(BATCH_MESSAGES_MAX + 1)],
+    array_like=True,
+    gc=False,
+)
+_decode_entries: Any = msgspec.json.Decoder(_Entries).decode
 
 
-class _Cancellation(msgspec.Struct, gc=False):
-    params: _RequestIdOnly | msgspec.UnsetType = msgspec.UNSET
+def _first_entries(body: bytes) -> list[bytes]:
+    """Give the entries of an array, their bytes as they came; of a longer one the first few."""
+    entries = msgspec.structs.astuple(_decode_entries(body))
+    return [bytes(entry) for entry in entries if entry is not msgspec.UNSET]
 
 
 _decode_named = msgspec.json.Decoder(_NamedRequest).decode
-_decode_cancellation = msgspec.json.Decoder(_Cancellation).decode
 
 
 def _named(message: Message) -> _NameOnly:
@@ -277,13 +397,7 @@ def _setup(message: Message) -> SetupChange | None:
 def _cancels(message: Message) -> RequestId | None:
     if message.method != "notifications/cancelled":
         return None
-    try:
-        params = _decode_cancellation(message.raw).params
-    except msgspec.MsgspecError:
-        return None
-    if params is msgspec.UNSET or params.requestId is msgspec.UNSET:
-        return None
-    return params.requestId
+    return jsonrpc.cancelled_id(message)
 
 
 class _VersionOnly(msgspec.Struct, gc=False):
@@ -295,6 +409,35 @@ class _InitializeAnswer(msgspec.Struct, gc=False):
 
 
 _decode_initialize_answer = msgspec.json.Decoder(_InitializeAnswer).decode
+
+
+class _OpeningParams(msgspec.Struct, gc=False):
+    params: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_opening = msgspec.json.Decoder(_OpeningParams).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _offered(message: Message) -> Message:
+    """Give the opening as the upstream is to see it: with a revision that the gateway carries.
+
+    One that it does not know becomes the newest that it does, which is also what a server would answer (lifecycle,
+    Version Negotiation). Otherwise client and upstream might agree on what is not understood in between. Everything
+    else stays as it is; what is malformed is for the upstream to refuse.
+    """
+    try:
+        params = _decode_opening(message.raw).params
+        if params is msgspec.UNSET or params.protocolVersion in HANDSHAKE_REVISIONS:
+            return message
+        fields = _decode_fields(message.raw)
+        inner = _decode_fields(fields["params"])
+    except msgspec.MsgspecError:
+        return message
+    inner["protocolVersion"] = msgspec.Raw(_encode(HANDSHAKE_REVISIONS[-1]))
+    fields["params"] = msgspec.Raw(_encode(inner))
+    return msgspec.structs.replace(message, raw=_encode(fields))
 
 
 def negotiated_revision(initialize_answer: bytes) -> str:

@@ -22,6 +22,9 @@ class Owner:
     def tell(self, command: say.Command) -> None:
         self.told.append(command)
 
+    def pinged(self, receive: say.Receive) -> None:
+        self.told.append(receive)
+
     def link_lost(self, inbox: LinkInbox, detail: str) -> None:
         self.lost.append(detail)
 

@@ -201,6 +201,20 @@ def test_progress_keeps_a_call_alive() -> None:
     assert 1 in session.state.calls
 
 
+def test_progress_keeps_no_call_alive_for_ever() -> None:
+    session = opened(limits=Limits(call_seconds_max=600.0, call_total_seconds_max=1000.0))
+    session.stream(1)
+    for _ in range(2):  # heard of at 500 and 999 s: without the limit on the whole it would go on until 1599
+        session.pass_time(499.5)
+        session.take(say.Receive(jsonrpc.notification("notifications/progress"), about=1))
+        assert not of(session.overdue(1), say.CancelUpstream)
+    session.pass_time(1.0)
+    effects = session.overdue(1)
+
+    assert [effect.request_id for effect in of(effects, say.CancelUpstream)] == [1]
+    assert [code(message) for message in session.logged()] == [jsonrpc.REQUEST_TIMED_OUT]
+
+
 def test_long_call_is_looked_at_again_soon_so_that_nothing_of_it_stays_behind() -> None:
     session = opened(limits=Limits(call_seconds_max=3600.0))
     session.request(1)

@@ -89,8 +89,10 @@ def test_sent_opening_is_given_its_own_time() -> None:
     session.pass_time(29.0)
     assert not of(session.overdue("open"), say.Discard)
     session.pass_time(1.0)
+    effects = session.overdue("open")
 
-    assert of(session.overdue("open"), say.Discard)
+    assert of(effects, say.Discard)
+    assert not of(effects, say.CancelUpstream), "an initialize is never cancelled (basic/utilities/cancellation)"
 
 
 def test_nothing_but_the_opening_is_taken_before_it() -> None:

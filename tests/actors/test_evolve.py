@@ -26,7 +26,7 @@ LIMITS = Limits(
     asks_max=3,
     setup_max=2,
     events_per_session_max=8,
-    streams_kept_max=2,
+    streams_kept_max=4,
     values_bytes_max=50,
 )
 
@@ -46,11 +46,31 @@ established = st.builds(
     announcements=st.lists(notifications, max_size=2).map(tuple),
 )
 
+
+def batch_of(items: list[jsonrpc.Message], refused: bool) -> Callable[[int], say.Command]:
+    def item(ticket: int, message: jsonrpc.Message) -> say.SendRequest | say.SendNotification | say.SendAnswer:
+        if message.kind is jsonrpc.Kind.REQUEST:
+            return say.SendRequest(ticket, message)
+        if message.kind is jsonrpc.Kind.NOTIFICATION:
+            return say.SendNotification(ticket, message, cancels=1)
+        return say.SendAnswer(ticket, message)
+
+    def make(ticket: int) -> say.Command:
+        # Tickets that no other command of these tests has.
+        taken = tuple(item(1000 * (ticket + 1) + n, message) for n, message in enumerate(items))
+        return say.SendBatch(ticket, taken, (jsonrpc.error(None, -32600, "no"),) * refused)
+
+    return make
+
+
 commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
     st.builds(
-        lambda message, setup, opens: lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens),
+        lambda message, setup, opens, on_standalone: (
+            lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens, on_standalone)
+        ),
         requests,
         setups,
+        st.booleans(),
         st.booleans(),
     ),
     st.builds(
@@ -60,6 +80,7 @@ commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
         st.booleans(),
     ),
     st.builds(lambda message: lambda ticket: say.SendAnswer(ticket, message), answers),
+    st.builds(batch_of, st.lists(st.one_of(requests, notifications, answers), max_size=3), st.booleans()),
     st.builds(lambda message: lambda ticket: say.Emit(ticket, message), notifications),
     st.builds(lambda size: lambda ticket: say.Update(ticket, {"v": size}, size), st.integers(0, 60)),
     st.sampled_from([say.Listen, say.Look, say.ConnectNow]),
@@ -182,14 +203,19 @@ def test_log_is_trimmed_to_its_limit() -> None:
 
 def test_ended_streams_beyond_the_limit_are_forgotten_oldest_first() -> None:
     state = opened().state
-    for stream in (1, 2, 3):
+    for stream in (1, 2, 3, 4, 5):
         state = evolve(state, say.StreamOpened(stream, stream), limits=LIMITS)
         state = evolve(state, say.StreamEnded(stream), limits=LIMITS)
 
-    assert list(state.streams) == [0, 2, 3]
+    assert list(state.streams) == [0, 2, 3, 4, 5]
 
 
 def test_reasons_are_kept_short() -> None:
     state = evolve(fresh_state(), say.Failed("upstream_rejected", "x" * 10_000, 1.0), limits=Limits())
 
     assert len(state.failure_detail) == 500
+
+
+def test_limits_that_would_forget_an_answer_before_it_is_read_are_refused() -> None:
+    with pytest.raises(ValueError, match="streams_kept_max is 31, less than calls_in_flight_max, 32"):
+        Limits(streams_kept_max=31)

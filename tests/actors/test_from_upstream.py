@@ -7,7 +7,7 @@ from actors import messages as say
 from actors.ids import STANDALONE_STREAM
 from actors.link import About, Established
 from actors.state import Limits, SetupChange
-from tests.actors.making import Session, code, of, opened, outcome
+from tests.actors.making import Session, code, of, opened, outcome, problem
 
 
 def says(session: Session, about: jsonrpc.RequestId | About, cursor: str = "") -> int:
@@ -147,6 +147,31 @@ def test_colliding_question_is_renamed_and_its_answer_named_back() -> None:
     assert answered(session, 5) == [5]
 
 
+def test_question_that_is_taken_back_is_named_as_the_client_knows_it() -> None:
+    session = opened()
+    session.take(say.Receive(jsonrpc.request(1, "sampling"), About.NOTHING))
+    session.take(say.LinkUp(Established()))  # another incarnation, which counts from one again
+    session.take(say.Receive(jsonrpc.request(1, "sampling"), About.NOTHING))
+    (asked,) = session.logged()
+    assert asked.id != 1
+    params = {"requestId": 1, "reason": "never mind"}
+    session.take(say.Receive(jsonrpc.notification("notifications/cancelled", params), About.NOTHING))
+
+    assert session.logged() == [jsonrpc.notification("notifications/cancelled", {**params, "requestId": asked.id})]
+    assert asked.id not in session.state.asks
+    told = session.take(say.SendAnswer(session.ticket(), jsonrpc.result(asked.id or "", {})))
+    assert not of(told, say.SendUpstream), "nobody waits for it any more"
+
+
+def test_cancellation_of_nothing_known_goes_through_as_it_is() -> None:
+    session = opened()
+    malformed: list[object] = [{"requestId": {}}, [], None]
+    for params in ({"requestId": "other"}, *malformed):
+        message = jsonrpc.notification("notifications/cancelled", params)
+        session.take(say.Receive(message, About.NOTHING))
+        assert session.logged() == [message]
+
+
 def test_questions_1_and_text_1_do_not_collide() -> None:
     session = opened()
 
@@ -249,6 +274,35 @@ def test_setup_is_bounded_and_the_oldest_forgotten() -> None:
         set_up(session, key)
 
     assert list(session.state.setup) == ["c", "a", "d"]
+
+
+def test_setup_that_cannot_be_kept_is_refused_before_it_is_sent() -> None:
+    session = opened(limits=Limits(setup_bytes_max=300))
+    set_up(session, "a")
+    set_up(session, "b")
+    before = session.state.setup
+    effects = session.request("large", "x" * 200, setup=SetupChange("c", keep=True))
+
+    assert problem(effects) is say.Problem.REFUSED
+    assert not of(effects, say.SendUpstream)
+    assert session.state.setup == before
+
+
+def test_setup_in_flight_counts_as_kept() -> None:
+    session = opened(limits=Limits(setup_bytes_max=300))
+    session.request(1, "x" * 150, setup=SetupChange("a", keep=True))
+    effects = session.request(2, "x" * 150, setup=SetupChange("b", keep=True))
+
+    assert problem(effects) is say.Problem.REFUSED
+
+
+def test_setup_that_takes_the_place_of_its_like_is_not_counted_twice() -> None:
+    session = opened(limits=Limits(setup_bytes_max=300))
+    for id in range(5):
+        session.request(id, "x" * 150, setup=SetupChange("a", keep=True))
+        session.answer(id)
+
+    assert list(session.state.setup) == ["a"]
 
 
 # ---- cursors ----

@@ -122,6 +122,32 @@ async def test_call_in_progress_ends_with_an_error_if_the_upstream_cannot_resume
     assert await client.call("counter") == "2", "the upstream's session went on"
 
 
+async def test_batch_in_progress_ends_with_an_error_for_each_call_that_was_not_answered(bed: Bed) -> None:
+    upstream = bed.lasting.plain
+    gateway = await bed.gateway(only=upstream.target)
+    client = RawClient(gateway.url(), protocol_version="2025-03-26")
+    await client.open_session()
+    keys = [unique_key(), unique_key()]
+    held = [client.tool_call("hold", key=key, hold=key) for key in keys]
+    batch = [client.tool_call("counter"), {"jsonrpc": "2.0", "method": "notifications/x"}, *held]
+    async with client.post(batch) as stream:
+        frame = await stream.next_frame()
+        assert frame is not None
+        assert answers_in([frame], batch[0])
+        await wait_until("both run", lambda: all(map(upstream.journal.has_run, keys)))
+        gateway.kill()
+    await gateway.start()
+    async with client.get(frame.id) as resumed:
+        assert resumed.status == 200
+        rest = await resumed.rest()
+    assert [answers_in(rest, call)[0]["error"]["code"] for call in held] == [-32011, -32011]
+    assert len(rest) == 2
+    assert [upstream.journal.executions()[key] for key in keys] == [1, 1]
+    for key in keys:
+        upstream.journal.release(key)
+    assert await client.call("counter") == "2"
+
+
 async def test_call_over_stdio_ends_with_an_error_and_the_session_goes_on(bed: Bed) -> None:
     gateway = await bed.gateway(only=bed.stdio)
     client = RawClient(gateway.url())
@@ -268,6 +294,17 @@ async def test_killed_gateway_leaves_no_stdio_server_behind(bed: Bed) -> None:
     process = int(await client.call("process"))
     gateway.kill()
     await wait_until("its server noticed", lambda: not is_running(process))
+
+
+async def test_deleted_session_ends_its_stdio_server_and_no_other(bed: Bed) -> None:
+    gateway = await bed.gateway(only=bed.stdio)
+    client, other = RawClient(gateway.url()), RawClient(gateway.url())
+    for each in (client, other):
+        await each.open_session()
+    process, other_process = int(await client.call("process")), int(await other.call("process"))
+    assert (await client.delete()).status == 200
+    await wait_until("its server has ended", lambda: not is_running(process))
+    assert is_running(other_process)
 
 
 def is_running(process: int) -> bool:

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WITH_EXAMPLES = ("README.md", "docs/embedding.md")
+WITH_EXAMPLES = ("README.md", "docs/embedding.md", "docs/event-store.md")
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("changes/*.md")])
 RUN_SECONDS_MAX = 60.0  # against a hang; each takes about half a second
 FLOORS = ("outlast", "transport", "actors", "persistence")
@@ -116,6 +116,34 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_what_documents_name_exists(document: Path) -> None:
     assert missing_names(document.read_text(), test_names(ROOT), ROOT) == []
+
+
+CHECKLIST_ROWS = 63
+_CHECKLIST_ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+
+
+def checklist_gaps(text: str, tests: set[str]) -> list[str]:
+    """Find rows that are missing, twice there, out of order, or without a test where they do not say "not yet"."""
+    rows = [(int(match[1]), match[2], match[3]) for match in _CHECKLIST_ROW.finditer(text)]
+    gaps = [] if [row[0] for row in rows] == list(range(1, CHECKLIST_ROWS + 1)) else ["rows are not 1 to 63, in order"]
+    for number, claim, shown_by in rows:
+        names = re.findall(r"`(\w+)`", shown_by)
+        if (not names and "not yet" not in claim) or not tests.issuperset(names):
+            gaps.append(f"row {number}: {shown_by}")
+    return gaps
+
+
+def test_each_requirement_of_the_protocol_has_its_row_and_its_tests() -> None:
+    assert checklist_gaps((ROOT / "docs/protocol.md").read_text(), test_names(ROOT)) == []
+
+
+def test_a_requirement_without_a_test_is_found() -> None:
+    rows = [f"| {number} | it is so | `test_x` |" for number in range(1, CHECKLIST_ROWS + 1)]
+    assert checklist_gaps("\n".join(rows), {"test_x"}) == []
+    assert checklist_gaps("\n".join(rows[1:]), {"test_x"}) == ["rows are not 1 to 63, in order"]
+    assert checklist_gaps("\n".join([*rows[:-1], "| 63 | it is so | – |"]), {"test_x"}) == ["row 63: –"]
+    assert checklist_gaps("\n".join([*rows[:-1], "| 63 | it is not yet so | – |"]), {"test_x"}) == []
+    assert checklist_gaps("\n".join([*rows[:-1], "| 63 | so | `test_y` |"]), {"test_x"}) == ["row 63: `test_y`"]
 
 
 def test_architecture_names_every_file() -> None:

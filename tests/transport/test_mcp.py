@@ -39,7 +39,7 @@ def classified(message: object, **changes: str | None) -> Any:
         ({"accept": "application/json"}, REQUEST, 406),
         ({"accept": "text/event-stream"}, REQUEST, 406),
         ({}, b"{", 400),
-        ({}, [REQUEST], 400),
+        ({"mcp_protocol_version": "2025-06-18"}, [REQUEST], 400),
         ({"mcp_protocol_version": "1999-01-01"}, REQUEST, 400),
         ({"mcp_session_id": None}, REQUEST, 400),
         ({}, {**REQUEST, "method": "initialize"}, 400),

@@ -8,6 +8,9 @@ handle, and carries outcomes. A client that goes away ends its connection, never
 
 from __future__ import annotations
 
+import functools
+import math
+
 import attrs
 import trio
 
@@ -24,6 +27,7 @@ from persistence.store import SnapshotCorrupt, StoreUnavailable
 from transport import mcp, sse
 from transport.exchange import Exchange, Headers
 from transport.handler import JSON_HEADERS
+from transport.upstreams.breaker import Breaker
 
 RETRY_AFTER_SECONDS = 1  # what waits briefly comes back soon; a client's own backoff does the rest
 CURSOR_LOST_STATUS = 410  # gone for good: another try with this cursor is of no use
@@ -47,7 +51,13 @@ class StreamableHttp:
         *,
         upstream_transport: str,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        breaker: Breaker | None = None,
     ) -> None:
+        """
+        Args:
+          breaker: of that server; while it is open, what would go there is refused at once. None: it never is.
+        """
+        self._breaker = breaker or Breaker()
         self._runtime = runtime
         self._server_id = server_id
         self._upstream_transport = upstream_transport
@@ -109,14 +119,37 @@ class _Answering:
         exchange = self._exchange
         body = await exchange.body()
         route = mcp.classify_post(exchange.head.headers, body)
+        if not self._face._breaker.is_closed and await self._turned_away(route):
+            return
         if isinstance(route, mcp.Request):
             await self._request(route)
         elif isinstance(route, mcp.Rejection):
             await self._reject(route)
         elif isinstance(route, mcp.Initialize):
             await self._initialize(route)
+        elif isinstance(route, mcp.Batch):
+            await self._batch(route)
         else:
             await self._pass_on(route)
+
+    async def _turned_away(self, route: mcp.Posted) -> bool:
+        """Refuse what would wait in vain for an upstream that is known to be away."""
+        if isinstance(route, mcp.Rejection):
+            return False
+        try:
+            if not isinstance(route, mcp.Initialize):
+                self._session(route.session_id).actor()
+        except (SessionNotFound, Draining):
+            return False  # what is to be said of that is said later; it costs no trial
+        breaker = self._face._breaker
+        seconds = breaker.admit()
+        if not seconds:
+            return False
+        unavailable = say.NotDone(say.Problem.UNAVAILABLE, breaker.describe())
+        asked = route.message if isinstance(route, mcp.Initialize | mcp.Request) else None
+        request_id = asked.id if asked is not None else None
+        await self._not_done(unavailable, request_id, retry_after_seconds=math.ceil(seconds))
+        return True
 
     # ---- requests ----
 
@@ -132,8 +165,8 @@ class _Answering:
         except SessionNotFound:
             await self._reject(attrs.evolve(mcp.SESSION_NOT_FOUND, id=message.id))
             return
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.Answered):
             await self._respond(200, outcome.message.raw, session.id)
         elif isinstance(outcome, say.Streaming):
@@ -178,20 +211,48 @@ class _Answering:
 
     async def _pass_on(self, route: mcp.Notification | mcp.Answer) -> None:
         session = self._session(route.session_id)
-
-        def make(ticket: int) -> say.Command:
-            if isinstance(route, mcp.Answer):
-                return say.SendAnswer(ticket, route.message)
-            return say.SendNotification(ticket, route.message, route.cancels, route.confirms)
-
         try:
-            outcome = await session.ask(make)
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+            outcome = await session.ask(lambda ticket: _command(route, ticket))
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
+        await self._passed_on(session, outcome)
+
+    async def _passed_on(self, session: SessionHandle, outcome: say.Outcome) -> None:
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
             await self._respond(202, b"", session.id)
+
+    # ---- batches (2025-03-26) ----
+
+    async def _batch(self, route: mcp.Batch) -> None:
+        """Answer a batch: all answers on one stream, or 202 where nothing is to be answered."""
+        session = self._session(route.session_id)
+        try:
+            if not route.revision_told and await _revision(session) != mcp.BATCH_REVISION:
+                await self._reject(mcp.BATCH_REFUSED)
+            elif route.is_answered:
+                await self._answer_batch(session, route)
+            else:
+                makes = [functools.partial(_command, message) for message in route.messages]
+                await self._passed_on(session, await session.ask_all(makes))
+        except SessionUnavailable as error:
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
+        except Draining as not_now:
+            detail = str(not_now)
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, detail), None)
+
+    async def _answer_batch(self, session: SessionHandle, route: mcp.Batch) -> None:
+        def make(ticket: int) -> say.Command:
+            items = tuple(_command(message, ticket + n) for n, message in enumerate(route.messages, start=1))
+            return say.SendBatch(ticket, items, route.refusals)
+
+        outcome = await session.ask(make, further_tickets=len(route.messages))
+        if isinstance(outcome, say.Streaming):
+            await self._stream_call(session, outcome.stream, None)
+        else:
+            assert isinstance(outcome, say.NotDone), "a batch becomes a stream, or is refused"
+            await self._not_done(outcome, None)
 
     # ---- streams ----
 
@@ -271,8 +332,8 @@ class _Answering:
         session = self._session(route.session_id)
         try:
             outcome = await session.ask(lambda ticket: say.Close(ticket, "client"))
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
@@ -294,20 +355,32 @@ class _Answering:
         headers = (*JSON_HEADERS, *rejection.headers, *self._extra)
         await self._exchange.respond(rejection.status, headers, rejection.body)
 
-    async def _not_done(self, outcome: say.NotDone, request_id: RequestId | None) -> None:
-        status, code = _STATUSES[outcome.problem]
-        headers: Headers = ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),) if status == 503 else ()
+    async def _not_done(
+        self, outcome: say.NotDone, request_id: RequestId | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
+    ) -> None:
+        status, code = STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
+        headers: Headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 
-_STATUSES = {
-    say.Problem.UNAVAILABLE: (503, jsonrpc.UPSTREAM_UNAVAILABLE),
-    say.Problem.OVERLOADED: (503, jsonrpc.OVERLOADED),
-    say.Problem.DUPLICATE: (400, jsonrpc.INVALID_REQUEST),
-    say.Problem.UNINITIALIZED: (404, jsonrpc.SESSION_NOT_FOUND),
-    say.Problem.REFUSED: (502, jsonrpc.INTERNAL_ERROR),
-    say.Problem.LOST: (502, jsonrpc.OUTCOME_UNKNOWN),
+STATUSES = {
+    say.Problem.UNAVAILABLE: 503,
+    say.Problem.OVERLOADED: 503,
+    say.Problem.DUPLICATE: 400,
+    say.Problem.UNINITIALIZED: 404,
+    say.Problem.REFUSED: 502,
+    say.Problem.LOST: 502,
 }
+
+
+def _command(
+    message: mcp.Request | mcp.Notification | mcp.Answer, ticket: int
+) -> say.SendRequest | say.SendNotification | say.SendAnswer:
+    if isinstance(message, mcp.Request):
+        return say.SendRequest(ticket, message.message, message.label, message.setup)
+    if isinstance(message, mcp.Notification):
+        return say.SendNotification(ticket, message.message, message.cancels, message.confirms)
+    return say.SendAnswer(ticket, message.message)
 
 
 def _session_header(session_id: str) -> tuple[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""What an upstream's HTTP status means for the message that it answers. Pure.
+"""What an upstream's HTTP status means for the message that it answers, and of the upstream itself. No I/O.
 
 Servers disagree about nearly every status here; each rule names who does it.
 """
@@ -9,6 +9,7 @@ import re
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import Failure
+from transport.upstreams.breaker import Breaker
 from transport.upstreams.handshake import with_id
 from transport.upstreams.http_response import ResponseHead
 
@@ -49,6 +50,23 @@ def failure_of(status: int) -> Failure:
     if status in (502, 504):
         return Failure.OUTCOME_UNKNOWN
     return Failure.REFUSED
+
+
+def may_pass(status: int) -> bool:
+    """Whether a GET that was answered so may succeed later. 409: the server has not noticed yet that its former
+    stream to us is dead."""
+    return status in (408, 409, 425, 429) or (status >= 500 and status != 501)
+
+
+def note_life(breaker: Breaker, head: ResponseHead, body: bytes) -> None:
+    """Tell the breaker whether an answer says that the server is away, or is a sign of life.
+
+    A proxy in its place says so, or it says it itself; but a lost session that is told with 503 is a sign of life.
+    """
+    if head.status in (502, 503, 504) and not says_session_is_lost(body):
+        breaker.failed(describe(head, body))
+    else:
+        breaker.succeeded()
 
 
 def describe(head: ResponseHead, body: bytes) -> str:

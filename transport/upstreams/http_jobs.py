@@ -5,6 +5,7 @@ A job is made per message, so it holds only what that message needs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -106,12 +107,24 @@ class PostJob(Job):
 class GetJob(Job):
     """A stream asked for by GET: the upstream's own, or the rest of a call's."""
 
-    __slots__ = ("_listener", "_stream", "body", "detail", "ended", "head")
+    __slots__ = ("_headed", "_listener", "_stream", "body", "detail", "ended", "head")
 
-    def __init__(self, listener: Listener, request: bytes, stream: EventStream, *, silence_seconds_max: float) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        request: bytes,
+        stream: EventStream,
+        *,
+        silence_seconds_max: float,
+        headed: Callable[[], None] | None = None,
+    ) -> None:
+        """Args:
+        headed: called once the upstream has said, one way or the other, whether it gives this stream.
+        """
         super().__init__(request, silence_seconds_max=silence_seconds_max, lane=Lane.STANDING)
         self._listener = listener
         self._stream = stream
+        self._headed = headed
         self.ended = trio.Event()
         self.head: ResponseHead | None = None
         self.body = b""  # of what is not a stream
@@ -124,15 +137,22 @@ class GetJob(Job):
 
     def answered(self, head: ResponseHead, body: bytes) -> None:
         self.head, self.body = head, body
+        self._tell_headed()
         self.ended.set()
 
     def failed(self, failure: Failure, detail: str) -> None:
         self.detail = detail
+        self._tell_headed()
         self.ended.set()
 
     def stream_opened(self, head: ResponseHead) -> None:
         self.head = head
         self._stream.reconnected()
+        self._tell_headed()
+
+    def _tell_headed(self) -> None:
+        if self._headed is not None:
+            self._headed()
 
     def stream_data(self, data: bytes) -> None:
         self._listener.stream_data(self, self._stream, data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 from transport.upstreams.http_connection import BODY_BYTES_MAX
@@ -14,6 +16,11 @@ class HttpLimits:
     call_silence_seconds_max: float = 3900.0  # a little more than the session waits: it is the one to choose
     post_seconds_max: float = 60.0
     listen_silence_seconds_max: float = 3600.0  # then the stream is asked for again; dead peers are noticed by TCP
+    # A link that comes back asks for the upstream's stream before it sends anything else, and waits for no more than
+    # its head. Servers that hold the head back until there is an event (old ones) cost a client that long, once.
+    listen_head_seconds_max: float = 1.0
+    # Of the stream of HTTP+SSE, whose end is the end of the session: servers need not say anything on it for days.
+    sse_silence_seconds_max: float = math.inf
     cancelled_seconds_max: float = 30.0  # an upstream may answer a cancelled call, or just end its stream
     body_bytes_max: int = BODY_BYTES_MAX
     probe_seconds_max: float = 10.0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
@@ -20,12 +20,15 @@ import trio
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
+from transport.upstreams.breaker import Breaker
 from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
     error_answer,
     failure_of,
+    may_pass,
+    note_life,
     says_session_is_lost,
     session_is_lost,
 )
@@ -52,14 +55,13 @@ class StreamableHttpLink:
         headers: Sequence[tuple[str, str]],
         inbox: Inbox,
         limits: HttpLimits,
+        breaker: Breaker,
         *,
         upstream_session_id: str = "",
         protocol_version: str = "",
         standalone_cursor: str = "",
     ) -> None:
-        """Args:
-        headers: what every request carries besides the protocol's own headers.
-        """
+        """Args: `headers` are what every request carries besides the protocol's own."""
         self.established = Established(upstream_session_id=upstream_session_id)
         self.resumable = True
         self.unauthorized = ""  # what the upstream said when it refused our credentials
@@ -68,14 +70,18 @@ class StreamableHttpLink:
         self._headers = headers
         self._inbox = inbox
         self._limits = limits
+        self._breaker = breaker
         self._version = protocol_version
         self._standalone_cursor = standalone_cursor
         self._is_listening = False
         self._jobs: set[CallJob | PostJob | GetJob] = set()
+        self._held: list[CallJob | PostJob] | None = None  # what waits for the head of the upstream's own stream
         self._closed = False
         self._malformed = 0
         self._stray = 0
         self._head = self._post_head(self._session_headers())
+        # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
+        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = _declined_for_good
 
     def __repr__(self) -> str:
         return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
@@ -89,6 +95,9 @@ class StreamableHttpLink:
     def send(self, message: Message, ticket: int) -> None:
         if self._closed:
             raise LinkLost("the link is closed")
+        if not self._breaker.is_closed and self._breaker.blocked_seconds():
+            self._inbox.refused(ticket, Failure.NOT_SENT, self._breaker.describe())
+            return
         job: CallJob | PostJob
         if message.kind is Kind.REQUEST:
             assert message.id is not None
@@ -106,7 +115,10 @@ class StreamableHttpLink:
             request = self._post(message.raw, self._head)
             job = PostJob(self, request, ticket, silence_seconds_max=self._limits.post_seconds_max)
         self._jobs.add(job)
-        self._pool.submit(self._target.origin, job)
+        if self._held is None:
+            self._pool.submit(self._target.origin, job)
+        else:  # bounded: a session has a bounded number of messages in flight
+            self._held.append(job)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if self._closed:
@@ -120,6 +132,8 @@ class StreamableHttpLink:
         if not self._is_listening and not self._closed:
             self._is_listening = True
             self._inbox.start_soon(self._listen)
+            if self._held is not None:
+                self._inbox.start_soon(self._release_in_time)
 
     def close(self, *, end_session: bool) -> None:
         if self._closed:
@@ -131,6 +145,7 @@ class StreamableHttpLink:
             else:
                 job.let_finish(_ENDING_SECONDS)
         self._jobs.clear()
+        self._held = None
         if end_session and self.established.upstream_session_id:
             head = write_head("DELETE", self._target, (*self._headers, *self._session_headers()))
             self._submit_quietly(head + b"\r\n", "end a session")
@@ -148,6 +163,13 @@ class StreamableHttpLink:
     def request_with_session(self, message: Message) -> bytes:
         """Write the POST of a message, as `send` would."""
         return self._post(message.raw, self._head)
+
+    def hold_until_listening(self) -> None:
+        """Send nothing before the upstream's own stream has its head, or is refused, or a second is over.
+
+        For a session that listened before: an upstream without an event store loses what it says earlier.
+        """
+        self._held = []
 
     async def resume_call(self, stream: EventStream) -> None:
         """Go on with the stream of a call that an earlier link had sent."""
@@ -182,10 +204,12 @@ class StreamableHttpLink:
 
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(call)
+        note_life(self._breaker, head, body)
         if head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
-            self._call_declined(call, head, body)
+            if not (call.opens and self.opening_declined(call, head, body)):
+                self.decline(call, head, body)
         elif not body.strip():
             detail = f"HTTP {head.status} without an answer to a request"
             self._refuse(call.ticket, Failure.REFUSED, detail)
@@ -200,7 +224,8 @@ class StreamableHttpLink:
             detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
             self._refuse(call.ticket, Failure.REFUSED, detail)
 
-    def _call_declined(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
+    def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
+        """Say that a call was answered with a status that is no success."""
         failure = self._failure_of(head, body, opens=call.opens)
         if failure is Failure.REFUSED and head.status not in (401, 403):
             answer = error_answer(call.request_id, body)
@@ -227,6 +252,7 @@ class StreamableHttpLink:
     # ---- streams ----
 
     def call_streams(self, call: CallJob, head: ResponseHead) -> None:
+        note_life(self._breaker, head, b"")
         if head.is_encoded:
             self._jobs.discard(call)
             call.abandon()
@@ -319,6 +345,7 @@ class StreamableHttpLink:
 
     def post_answered(self, post: PostJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(post)
+        note_life(self._breaker, head, body)
         if self._closed:
             return
         if 200 <= head.status < 300:
@@ -332,14 +359,16 @@ class StreamableHttpLink:
 
     # ---- GET: resuming and listening ----
 
-    async def _follow(self, stream: EventStream, silence_seconds_max: float) -> GetJob:
+    async def _follow(
+        self, stream: EventStream, silence_seconds_max: float, headed: Callable[[], None] | None = None
+    ) -> GetJob:
         """Ask for a stream, and pass on what it says until it ends."""
         headers = [*self._headers, *self._session_headers(), ("Accept", "text/event-stream")]
         request = write_head("GET", self._target, (*headers, ("Accept-Encoding", "identity")))
         cursor = stream.cursor
         if cursor and not re.search(r"[\x00-\x1f\x7f]", cursor):
             request += b"Last-Event-ID: %b\r\n" % cursor.encode()  # UTF-8: WHATWG HTML, 9.2.4
-        get = GetJob(self, request + b"\r\n", stream, silence_seconds_max=silence_seconds_max)
+        get = GetJob(self, request + b"\r\n", stream, silence_seconds_max=silence_seconds_max, headed=headed)
         self._jobs.add(get)
         self._pool.submit(self._target.origin, get)
         try:
@@ -372,7 +401,7 @@ class StreamableHttpLink:
             await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
 
     def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
-        if not get.opened and get.head is not None and not _may_pass(get.head.status):
+        if not get.opened and get.head is not None and not may_pass(get.head.status):
             return describe(get.head, get.body)
         if failures > self._limits.resume_tries_max:
             return get.detail or (describe(get.head, get.body) if get.head is not None else "no answer")
@@ -385,15 +414,26 @@ class StreamableHttpLink:
         failures = 0
         stream = EventStream(About.NOTHING, cursor=self._standalone_cursor)
         while True:
-            get = await self._follow(stream, self._limits.listen_silence_seconds_max)
+            get = await self._follow(stream, self._limits.listen_silence_seconds_max, self._release)
             if self._closed:
                 return
-            if not get.opened and get.head is not None and not _may_pass(get.head.status):
+            if not get.opened and get.head is not None and not may_pass(get.head.status):
                 self._stop_listening(get.head, get.body)
                 return
             failures = 0 if get.opened else failures + 1
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
             await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+
+    async def _release_in_time(self) -> None:
+        await trio.sleep(self._limits.listen_head_seconds_max)
+        self._release()
+
+    def _release(self) -> None:
+        """Send what was held."""
+        held, self._held = self._held, None
+        for job in held or ():
+            if not job.abandoned:
+                self._pool.submit(self._target.origin, job)
 
     def _stop_listening(self, head: ResponseHead, body: bytes) -> None:
         """Take a no for a no, unless it is about the session.
@@ -413,7 +453,5 @@ class StreamableHttpLink:
         return ceiling * random.uniform(0.5, 1.0)
 
 
-def _may_pass(status: int) -> bool:
-    """Whether a GET that was answered so may succeed later. 409: the server has not noticed yet that its former
-    stream to us is dead."""
-    return status in (408, 409, 425, 429) or (status >= 500 and status != 501)
+def _declined_for_good(call: CallJob, head: ResponseHead, body: bytes) -> bool:
+    return False

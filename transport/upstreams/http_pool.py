@@ -15,7 +15,7 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 import structlog
@@ -29,6 +29,7 @@ from transport.upstreams.http_target import Origin
 from transport.upstreams.http_wire import open_wire
 
 _SWEEP_SECONDS = 1.0  # deadlines here are many seconds; a sweep over 256 connections takes some 50 us
+_CARRIED_POLL_SECONDS = 0.01
 # Servers close idle connections after 5 s (uvicorn, Node) to 75 s (nginx). One that was seen to close after t is asked
 # again only within 0.8 t, so that a request does not cross the close on its way; a restart teaches no less than this:
 _IDLE_SECONDS_LEARNED_MIN = 2.0
@@ -79,7 +80,8 @@ class HttpPool:
         """
         self._limits = limits or PoolLimits()
         self._tls_context = tls_context
-        self._lanes: dict[Origin, _Lanes] = {}  # bounded by the configured upstreams
+        self._lanes: dict[Origin, _Lanes] = {}  # bounded by the configured upstreams, as the next
+        self._observers: dict[Origin, list[Callable[[str], None]]] = {}
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -115,6 +117,10 @@ class HttpPool:
             for lanes in self._lanes.values():
                 lanes.refuse_waiting("the gateway is stopping")
 
+    def observe(self, origin: Origin, failed: Callable[[str], None]) -> None:
+        """Have each failed attempt to connect to an origin told, with the reason."""
+        self._observers.setdefault(origin, []).append(failed)
+
     def submit(self, origin: Origin, job: Job) -> None:
         """Send a job's request now, or as soon as there is a connection. May call `job.failed` before it returns."""
         nursery = self._nursery
@@ -123,8 +129,18 @@ class HttpPool:
             return
         lanes = self._lanes.get(origin)
         if lanes is None:
-            lanes = self._lanes[origin] = _Lanes(origin, self._limits, self._tls_for)
+            observers = self._observers.setdefault(origin, [])
+            lanes = self._lanes[origin] = _Lanes(origin, self._limits, self._tls_for, observers)
         lanes.submit(job, nursery)
+
+    async def wait_carried(self) -> None:
+        """Wait until no connection carries anything but standing streams: before the process ends.
+
+        Cancellation: safe; nothing is changed by waiting.
+        """
+        # An event would have to be kept up by every call, for the sake of the process's last moment.
+        while any(lanes.is_busy for lanes in self._lanes.values()):  # noqa: ASYNC110
+            await trio.sleep(_CARRIED_POLL_SECONDS)
 
     async def fetch(self, origin: Origin, request: bytes, *, seconds: float) -> tuple[ResponseHead, bytes]:
         """Make a request and wait for its answer; of an event stream, for its head alone.
@@ -155,10 +171,17 @@ class HttpPool:
 class _Lanes:
     """The connections to one origin, and what waits for one."""
 
-    def __init__(self, origin: Origin, limits: PoolLimits, tls_for: Callable[[Origin], ssl.SSLContext | None]) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        limits: PoolLimits,
+        tls_for: Callable[[Origin], ssl.SSLContext | None],
+        observers: Sequence[Callable[[str], None]],
+    ) -> None:
         self._origin = origin
         self._limits = limits
         self._tls_for = tls_for
+        self._observers = observers  # of failures to connect
         self._nursery: trio.Nursery | None = None
         self._idle_seconds_max = limits.idle_seconds_max
         self.idle: list[Connection] = []  # the last is the one used last
@@ -169,6 +192,11 @@ class _Lanes:
         self._standing_open: set[Connection] = set()
         self.waiting: deque[Job] = deque()
         self.urgent: deque[Job] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything waits for a connection, or is on one that is not standing."""
+        return bool(self.opening or self.waiting or self.urgent or len(self.open) > len(self.idle))
 
     def submit(self, job: Job, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -306,7 +334,10 @@ class _Lanes:
         self._connects_failed += 1
         if is_power_of_two(self._connects_failed):  # a host that is down fails thousands of them
             _log.warning("upstream_not_connected", upstream=str(self._origin), why=why, count=self._connects_failed)
-        return f"no connection to the upstream: {why}"
+        detail = f"no connection to the upstream: {why}"
+        for failed in self._observers:
+            failed(detail)
+        return detail
 
     def _connect_failed(self, detail: str) -> None:
         """Each failed attempt was made for one job: refuse one, so that nobody waits for a host that is down."""

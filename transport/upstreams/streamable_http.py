@@ -15,13 +15,14 @@ from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage
 from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox
 from actors.state import Call, Handshake, SessionState
+from transport.upstreams.breaker import Breaker
 from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
-from transport.upstreams.http_answers import describe, session_is_lost
+from transport.upstreams.http_answers import describe, note_life, session_is_lost
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_pool import HttpPool, RequestFailed
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
+from transport.upstreams.http_target import HttpTarget, check_headers, every_header
 
 
 def _checked(_: object, __: object, headers: Mapping[str, str]) -> None:
@@ -36,19 +37,22 @@ class StreamableHttpConnector:
       pool: carries the requests; it must be running. One pool may serve any number of upstreams.
       target: where the upstream is.
       headers: sent with every request, e.g. the gateway's own credentials; never shown.
+      breaker: is told how the upstream fares, and keeps what is sent from one that is away.
     """
 
     pool: HttpPool
     target: HttpTarget
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
+    breaker: Breaker = attrs.field(factory=Breaker)
     _every_header: tuple[tuple[str, str], ...] = attrs.field(init=False, repr=False)  # made once, for all links
 
     @_every_header.default
     def _add_user_agent(self) -> tuple[tuple[str, str], ...]:
-        if any(name.lower() == "user-agent" for name in self.headers):
-            return tuple(self.headers.items())
-        return (*self.headers.items(), ("User-Agent", default_user_agent()))
+        return every_header(self.headers)
+
+    def __attrs_post_init__(self) -> None:
+        self.pool.observe(self.target.origin, self.breaker.failed)
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> StreamableHttpLink:
         """Open a link. See `actors.link.Connect`.
@@ -63,8 +67,10 @@ class StreamableHttpConnector:
             return self._link(inbox)
         link = self._link(inbox, handshake=handshake, standalone_cursor=session.standalone_cursor)
         if handshake.upstream_session_id and not await self._still_known(link):
-            return await self._reopen(session, handshake, inbox)
+            return await self.reopen(session, handshake, inbox)
         link.established = Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
+        if session.listening:
+            link.hold_until_listening()
         self._resume_calls(session, link, inbox)
         return link
 
@@ -77,6 +83,7 @@ class StreamableHttpConnector:
             self._every_header,
             inbox,
             self.limits,
+            self.breaker,
             upstream_session_id=handshake.upstream_session_id if handshake is not None else "",
             protocol_version=_version_of(handshake) if handshake is not None else "",
             standalone_cursor=standalone_cursor,
@@ -88,7 +95,10 @@ class StreamableHttpConnector:
         try:
             head, body = await self.pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
         except RequestFailed as error:
+            if error.failure is not Failure.NOT_SENT:  # of which the pool tells; to be silent is to be away, too
+                self.breaker.failed(error.detail)
             raise ConnectFailed(error.detail) from None
+        note_life(self.breaker, head, body)
         if 200 <= head.status < 300:
             return True
         if head.status in (401, 403):
@@ -101,7 +111,8 @@ class StreamableHttpConnector:
             body
         )  # an error in answer to the ping is an answer; with anything else, the handshake decides
 
-    async def _reopen(self, session: SessionState, handshake: Handshake, inbox: Inbox) -> StreamableHttpLink:
+    async def reopen(self, session: SessionState, handshake: Handshake, inbox: Inbox) -> StreamableHttpLink:
+        """Repeat the kept handshake, whatever the upstream may know. Raises and cancellation: as `__call__`."""
         rehearsal = Rehearsal(inbox)
         link = self._link(rehearsal)
         try:
@@ -114,6 +125,8 @@ class StreamableHttpConnector:
                 raise ConnectRejected("auth_gone", link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
+        if session.listening:
+            link.hold_until_listening()
         inbox.start_soon(_hand_over, rehearsal)
         return link
 
