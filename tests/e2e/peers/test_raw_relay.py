@@ -175,7 +175,7 @@ async def test_what_either_side_writes_arrives_byte_for_byte(
     assert not changed(messages), {name: messages[name] for name in changed(messages)}
 
 
-@pytest.mark.parametrize("value", ['"\\u00fc"', "1.50", "1e9999", '{"a":1,"a":2}', "[1 ,2]", '"\\/"'])
+@pytest.mark.parametrize("value", ['"\\u00fc"', "1.50", "1E2", '{"a":1,"a":2}', "[1 ,2]", '"\\/"'])
 async def test_a_relay_that_encodes_again_is_noticed_in_every_message(relay_bed: RelayBed, value: str) -> None:
     """The control: behind the gateway, a server that treats what it reads and says as such relays do."""
     client = await relay_bed.client(GATEWAY_ROADS[0], "encoding")
