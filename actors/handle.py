@@ -16,13 +16,14 @@ import trio
 
 from actors import jsonrpc
 from actors import messages as say
+from actors.epochs import epoch_at, is_of
 from actors.event_log import CursorLost, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
 from actors.keeping import Unkeepable, keep
 from actors.mailbox import MailboxFull
 from actors.registry import Draining, Registry, SessionNotFound
 from actors.session import SessionActor
-from actors.state import SessionState
+from actors.state import SessionState, Stream
 from persistence.records import LogEntry
 from persistence.store import SnapshotCorrupt, StoreUnavailable
 
@@ -122,13 +123,12 @@ class SessionHandle:
         stream_id = stream if after is None else after.stream
         actor = await self._present(say.Listen if stream_id == STANDALONE_STREAM else say.Look)
         found = actor.stream(stream_id)
-        if found is None or (after is not None and after.epoch != actor.state.log.epoch):
+        if found is None or (after is not None and not is_of(after, found, actor.state.log.epoch)):
             raise CursorLost("the stream of this event id is no longer kept")
         if after is None:
             offset = actor.state.shown_offset if unshown else 0
-            return Reading(
-                self.id, actor, actor.attach(stream_id, offset, from_earliest=stream_id == STANDALONE_STREAM)
-            )
+            reader = actor.attach(stream_id, offset, from_earliest=stream_id == STANDALONE_STREAM)
+            return Reading(self.id, actor, reader, found)
         if after.offset > found.last_offset:
             raise CursorLost("this stream has no such event")
         try:
@@ -137,7 +137,7 @@ class SessionHandle:
             raise SessionUnavailable(f"the stream cannot be read: {error}") from None
         if not actor.is_loaded:
             raise SessionUnavailable("the session was interrupted; try again")
-        return Reading(self.id, actor, actor.attach(stream_id, after.offset))
+        return Reading(self.id, actor, actor.attach(stream_id, after.offset), found)
 
     # ---- what embedding applications use ----
 
@@ -279,12 +279,13 @@ class SessionHandle:
 class Reading:
     """One reader of one stream of a session. Close it."""
 
-    __slots__ = ("_actor", "_epoch", "_reader", "session_id")
+    __slots__ = ("_actor", "_began", "_epoch", "_reader", "session_id")
 
-    def __init__(self, session_id: SessionId, actor: SessionActor, reader: StreamReader) -> None:
+    def __init__(self, session_id: SessionId, actor: SessionActor, reader: StreamReader, stream: Stream) -> None:
         self.session_id = session_id
         self._actor = actor
         self._epoch = actor.state.log.epoch
+        self._began = stream  # for what it knows of older epochs, which does not change
         self._reader = reader
 
     @property
@@ -302,11 +303,14 @@ class Reading:
     @property
     def position(self) -> EventId:
         """Behind which event it goes on."""
-        return EventId(self._reader.stream_id, self._epoch, self._reader.after)
+        return self._id(self._reader.after)
 
     def event_id(self, offset: int) -> str:
         """Give the id of the stream's event at this offset; 0: the start."""
-        return EventId(self._reader.stream_id, self._epoch, offset).write(self.session_id)
+        return self._id(offset).write(self.session_id)
+
+    def _id(self, offset: int) -> EventId:
+        return EventId(self._reader.stream_id, epoch_at(self._began, offset, self._epoch), offset)
 
     def shown(self, offset: int) -> None:
         """Note that the standalone stream was sent to a client up to this offset."""

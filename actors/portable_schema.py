@@ -100,6 +100,7 @@ class PortableStream(Part, frozen=True):
     request_id: Id | None = None
     next_offset: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 1
     ended: bool = False
+    former_epochs: tuple[tuple[Count, Count], ...] = ()  # (epoch, last offset under it), oldest first: see epochs.py
 
 
 class PortableSetupChange(Part, frozen=True):

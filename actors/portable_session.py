@@ -75,7 +75,10 @@ def to_portable(snapshot: Snapshot, entries: Sequence[LogEntry]) -> schema.Porta
         standalone_cursor=state.standalone_cursor,
         shown_offset=state.shown_offset,
         listening=state.listening,
-        streams=tuple(schema.PortableStream(*attrs.astuple(stream)) for stream in state.streams.values()),
+        streams=tuple(
+            schema.PortableStream(stream.id, stream.request_id, stream.next_offset, stream.ended, stream.former_epochs)
+            for stream in state.streams.values()
+        ),
         next_stream=state.next_stream,
         log=schema.PortableLog(
             state.log.epoch,
@@ -159,8 +162,11 @@ def in_place_of_unreadable(records: SessionRecords, revision: int) -> SessionRec
 
 def _moved(records: SessionRecords, state: SessionState, *, behind: int, above: int, epoch: int) -> SessionRecords:
     segments = tuple((last_sequence + behind, size) for last_sequence, size in state.log.segments)
+    streams = state.streams
+    if epoch != state.log.epoch:  # in which no old id is good
+        streams = {name: attrs.evolve(stream, former_epochs=()) for name, stream in streams.items()}
     log = LogState(epoch, state.log.next_sequence + behind, state.log.trimmed_through + behind, segments)
-    moved = replace(state, revision=max(state.revision, above + 1), log=log)
+    moved = replace(state, revision=max(state.revision, above + 1), log=log, streams=streams)
     entries = tuple(attrs.evolve(entry, sequence=entry.sequence + behind) for entry in records.entries)
     return SessionRecords(to_snapshot(moved), entries, trim_through=behind)
 
@@ -289,7 +295,7 @@ def _handshake(said: schema.PortableHandshake | UnsetType | None) -> Handshake |
 def _streams(session: schema.PortableSession) -> dict[int, Stream]:
     if isinstance(session.streams, UnsetType):
         return {STANDALONE_STREAM: Stream(STANDALONE_STREAM, None)}
-    streams = {s.id: Stream(s.id, s.request_id, s.next_offset, s.ended) for s in session.streams}
+    streams = {s.id: Stream(s.id, s.request_id, s.next_offset, s.ended, s.former_epochs) for s in session.streams}
     if session.opened:  # each that was opened has one of its own, and could say nothing without
         streams.setdefault(STANDALONE_STREAM, Stream(STANDALONE_STREAM, None))
     return streams

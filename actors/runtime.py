@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import attrs
 import structlog
 import trio
-from msgspec.structs import replace
 
 from actors import messages as say
 from actors.clock import SteadyClock
@@ -29,13 +27,14 @@ from actors.reaper import Reaper, ReaperRules
 from actors.registry import Registry
 from actors.restorer import RestoreProgress, Restorer
 from actors.state import NOTHING, Limits, LogState, SessionState
+from actors.store_use import EVENT_STORE_SERVER_ID, check_sessions
 from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.codec import Codec
 from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
 from persistence.opening import open_store
-from persistence.records import SnapshotHeader
-from persistence.resealing import Resealable
+from persistence.presence import Tended, keep_tending
+from persistence.resealing import Resealable, marked
 from persistence.store import Store, StoreFull
 from persistence.writer import Writer
 
@@ -106,9 +105,12 @@ class Runtime:
         """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
 
         Raises:
+          ValueError: the server id is that of SDK servers' sessions; a store with it is refused at the next start.
           Unkeepable: context or metadata hold what no store can keep.
           TooManySessions, Draining
         """
+        if server_id == EVENT_STORE_SERVER_ID:
+            raise ValueError(f"server_id {server_id!r} is taken by DurableEventStore: choose another")
         now_unix_s = self._shared.clock.now_unix_s()
         state = SessionState(
             session_id=mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
@@ -119,7 +121,7 @@ class Runtime:
             ttl_seconds=self._options.session_ttl_seconds if ttl_seconds is None else ttl_seconds,
             client_transport=client_transport,
             upstream_transport=upstream_transport,
-            log=LogState(epoch=int.from_bytes(secrets.token_bytes(4), "big")),
+            log=LogState(epoch=_draw_epoch() if self._shared.log_epoch is None else self._shared.log_epoch),
             context=keep(context)[0] if context else NOTHING,
             metadata=keep(metadata)[0] if metadata else NOTHING,
         )
@@ -197,10 +199,14 @@ async def open_runtime(
     kept = await _open(store, codec, options)
     raised: BaseException | None = None
     try:
+        if not isinstance(kept, DegradingStore):  # which looks when it reaches the store behind
+            await check_sessions(kept)
         fence = await kept.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
         writer = Writer(kept, fence)
         async with trio.open_nursery() as keeping:
             await keeping.start(writer.run)
+            if isinstance(kept, Tended):
+                keeping.start_soon(keep_tending, kept, fence)
             timekeeper = Timekeeper()
             keeping.start_soon(supervise, ChildSpec("timekeeper", timekeeper.run, Restart.PERMANENT))
             async with trio.open_nursery() as links, trio.open_nursery() as living:
@@ -215,6 +221,7 @@ async def open_runtime(
                     connect_seconds_max=options.connect_seconds_max,
                     store_wait_seconds=options.store_wait_seconds,
                     backoff=options.backoff,
+                    log_epoch=_draw_epoch() if _may_lose_what_was_told(kept) else None,
                     gate_open_always=options.gate_open_always,
                 )
                 registry = Registry(shared, living, sessions_max=options.sessions_max)
@@ -267,11 +274,27 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
         return await open_store(store, codec=codec) if isinstance(store, str) else store
 
     async def open_primary() -> Store:
-        await trio.lowlevel.checkpoint()
-        return await open_store(store, codec=codec) if isinstance(store, str) else store
+        primary = await open_store(store, codec=codec) if isinstance(store, str) else store
+        try:
+            await check_sessions(primary)
+        except BaseException:
+            if isinstance(store, str):  # nobody else knows of it
+                with trio.move_on_after(options.stop_seconds_max, shield=True):
+                    await primary.aclose()
+            raise
+        return primary
 
     name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
+
+
+def _draw_epoch() -> int:
+    return int.from_bytes(secrets.token_bytes(4), "big")
+
+
+def _may_lose_what_was_told(store: Store) -> bool:
+    """Say whether a process that ends may have told of events that the next one does not find."""
+    return isinstance(store, DegradingStore) or store.survives == "redis"
 
 
 async def _index(store: Store, registry: Registry) -> None:
@@ -282,17 +305,7 @@ async def _index(store: Store, registry: Registry) -> None:
     after: int | None = 0
     while after is not None:
         headers, after = await store.scan(after=after)
-        registry.learn([_marked(header, obstacles) for header in headers] if obstacles else headers)
-
-
-def _marked(header: SnapshotHeader, obstacles: Mapping[str, str]) -> SnapshotHeader:
-    """Give what the index is to know of a session that may be one of those that cannot be opened here.
-
-    Such a session is not restored, and does not expire: whoever owns it could not have used it, for a cause of ours.
-    The mark is in the index only; with the key, or the version, that it needs, the next start finds it as it was.
-    """
-    reason = obstacles.get(header.session_id)
-    return header if reason is None else replace(header, failure=reason, expires_unix_s=math.inf)
+        registry.learn([marked(header, obstacles) for header in headers] if obstacles else headers)
 
 
 def _start_keepers(

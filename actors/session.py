@@ -23,6 +23,7 @@ import trio
 from actors import messages as say
 from actors.connecting import Connecting
 from actors.decide import decide
+from actors.epochs import under_epoch
 from actors.event_log import EventLog, StreamReader
 from actors.gate import Gate, Held
 from actors.ids import SessionId
@@ -349,8 +350,12 @@ class SessionActor:
             if snapshot is None:  # a crash before the first commit, or a removal beside us
                 self._end(say.NotDone(say.Problem.UNINITIALIZED, "there is no such session any more"))
                 return
-            self._adopt(from_snapshot(snapshot))
+            self._adopt(self._under_epoch(from_snapshot(snapshot)))
             self._decide(say.Recovered())
+
+    def _under_epoch(self, state: SessionState) -> SessionState:
+        epoch = self._shared.log_epoch
+        return state if epoch is None else under_epoch(state, epoch)
 
     def gave_up(self, error: Exception) -> None:
         """Take note that it crashed too often to be started again."""

@@ -58,6 +58,9 @@ def to_snapshot(state: SessionState) -> Snapshot:
         "context": state.context,
         "metadata": state.metadata,
     }
+    former = [[s.id, *one] for s in state.streams.values() for one in s.former_epochs]
+    if former:
+        fields["former_epochs"] = former
     return Snapshot(to_header(state), fields)
 
 
@@ -101,7 +104,7 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         upstream_transport=upstream_transport,
         handshake=None if handshake is None else Handshake(*map(_shared, handshake)),
         setup=fields["setup"] or NOTHING,
-        streams={row[0]: Stream(*row) for row in fields["streams"]},
+        streams=_streams(fields["streams"], fields.get("former_epochs", ())),
         next_stream=fields["next_stream"],
         log=_log(*fields["log"]),
         calls={row[0]: _call(row, ticket=-1 - index) for index, row in enumerate(fields["calls"])} or NOTHING,
@@ -114,6 +117,13 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         context=fields["context"] or NOTHING,
         metadata=fields["metadata"],
     )
+
+
+def _streams(rows: Sequence[Sequence[Any]], former_epochs: Sequence[tuple[int, int, int]]) -> Mapping[int, Stream]:
+    former: dict[int, tuple[tuple[int, int], ...]] = {}
+    for stream, epoch, last_offset in former_epochs:
+        former[stream] = (*former.get(stream, ()), (epoch, last_offset))
+    return {row[0]: Stream(row[0], row[1], row[2], row[3], former.get(row[0], ())) for row in rows}
 
 
 def _log(epoch: int, next_sequence: int, trimmed_through: int, segments: Sequence[Sequence[int]] = ()) -> LogState:

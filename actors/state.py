@@ -77,6 +77,7 @@ class Stream:
     request_id: RequestId | None
     next_offset: int = 1
     ended: bool = False
+    former_epochs: tuple[tuple[int, int], ...] = ()  # (epoch, last offset under it), oldest first: see epochs.py
 
     @property
     def last_offset(self) -> int:

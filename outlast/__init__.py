@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from actors.registry import Draining, SessionNotFound, TooManySessions
     from actors.runtime import Runtime, RuntimeOptions, open_runtime, run_runtime
     from actors.state import Limits, SessionState
+    from outlast.event_store import DurableEventStore, EventLimits, SessionEvents
     from outlast.exporting import Exported, export_sessions
     from outlast.importing import Imported, import_sessions
     from outlast.serving import Serving, serve
@@ -67,6 +68,7 @@ _ROOMS = {
     "actors.state": ("Limits", "SessionState"),
     "outlast.exporting": ("Exported", "export_sessions"),
     "outlast.importing": ("Imported", "import_sessions"),
+    "outlast.event_store": ("DurableEventStore", "EventLimits", "SessionEvents"),  # needs the extra outlast[mcp]
     "outlast.serving": ("Serving", "serve"),
     "outlast.settings": ("Settings",),
     "persistence.document": ("DocumentInvalid",),
@@ -97,8 +99,10 @@ __all__ = [
     "CursorLost",
     "DocumentInvalid",
     "Draining",
+    "DurableEventStore",
     "Established",
     "Event",
+    "EventLimits",
     "Exported",
     "Failure",
     "Imported",
@@ -113,6 +117,7 @@ __all__ = [
     "Runtime",
     "RuntimeOptions",
     "Serving",
+    "SessionEvents",
     "SessionHandle",
     "SessionNotFound",
     "SessionState",

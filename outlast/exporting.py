@@ -19,6 +19,7 @@ import trio
 from actors.portable_redaction import redact
 from actors.portable_schema import encode_session
 from actors.portable_session import kept_streams, to_portable
+from actors.store_use import check_sessions
 from outlast.files import BlockWriter
 from persistence.codec import Codec
 from persistence.document import SECRETS_INCLUDED, SECRETS_REDACTED, SESSION_BYTES_MAX, DocumentWriter
@@ -110,6 +111,7 @@ class _Export:
         self._left_out: list[str] = []
 
     async def run(self) -> Exported:
+        await check_sessions(self._store)
         secrets = SECRETS_INCLUDED if self._with_secrets else SECRETS_REDACTED
         total = await self._count()
         await self._output.write(self._document.head(exported_unix_s=time.time(), secrets=secrets))

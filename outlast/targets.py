@@ -133,8 +133,12 @@ def missing_commands(servers: Mapping[str, Target], which: Callable[[str], str |
 
 
 def _add_server(servers: dict[str, Target], name: object, target: object) -> None:
+    from actors.store_use import EVENT_STORE_SERVER_ID  # asking for the version need not wait for the store's records
+
     if not isinstance(name, str) or not _SERVER_NAME.fullmatch(name):
         raise Refused(f"server {name!r}: a name is 1 to 64 letters, digits, '.', '_' or '-'")
+    if name == EVENT_STORE_SERVER_ID:
+        raise Refused(f"server {name!r}: this name marks the stores of SDK servers' events; choose another")
     if name in servers:
         raise Refused(f"server {name!r} is there twice: give each server a name of its own, NAME=TARGET")
     if isinstance(target, str):

@@ -29,6 +29,7 @@ MARGIN_SECONDS = 14 * 24 * 3600
 _TTL_SECONDS_MAX = 100 * 366 * 24 * 3600  # beyond, the server's arithmetic might end; nobody waits for it
 _SLOTS = 16384  # of every cluster
 _PLACE = struct.Struct(">QQQd")
+PLACE_BYTES = _PLACE.size  # in front of an entry's sealed bytes
 
 
 @attrs.define

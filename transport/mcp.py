@@ -16,6 +16,7 @@ import msgspec
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
+from actors.messages import Problem
 from actors.state import SetupChange
 
 HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -167,7 +168,7 @@ def classify_post(headers: Mapping[str, str], body: bytes) -> Posted:
         return _classify_initialize(message, session_id)
     if not session_id:
         return _without_session(message)
-    return _classify_message(message, session_id)
+    return classify_message(message, session_id)
 
 
 def _without_session(message: Message) -> Rejection:
@@ -189,7 +190,8 @@ def _classify_initialize(message: Message, session_id: str) -> Initialize | Reje
     return Initialize(_offered(message))
 
 
-def _classify_message(message: Message, session_id: str) -> Request | Notification | Answer:
+def classify_message(message: Message, session_id: str = "") -> Request | Notification | Answer:
+    """Say what a message means to a session that is open. Transports without headers give no session id."""
     if message.kind is Kind.REQUEST:
         return Request(session_id, message, _label(message), _setup(message))
     if message.kind is Kind.NOTIFICATION:
@@ -230,7 +232,7 @@ def _classify_entries(session_id: str, revision_told: bool, entries: list[bytes]
             continue
         if message.method == "initialize":
             return Rejection(400, jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch", message.id)
-        messages.append(_classify_message(message, session_id))
+        messages.append(classify_message(message, session_id))
     if not messages:
         return Rejection(400, jsonrpc.INVALID_REQUEST, "no entry of this batch is a JSON-RPC 2.0 message")
     return Batch(session_id, revision_told, tuple(messages), tuple(refusals))
@@ -259,6 +261,16 @@ def classify_delete(headers: Mapping[str, str]) -> End | Rejection:
         return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header")
     return End(session_id)
 
+
+# What a session has to say of its own, as JSON-RPC errors: docs/protocol.md, "Error codes of the gateway".
+PROBLEM_CODES: Mapping[Problem, int] = {
+    Problem.UNAVAILABLE: jsonrpc.UPSTREAM_UNAVAILABLE,
+    Problem.OVERLOADED: jsonrpc.OVERLOADED,
+    Problem.DUPLICATE: jsonrpc.INVALID_REQUEST,
+    Problem.UNINITIALIZED: jsonrpc.SESSION_NOT_FOUND,
+    Problem.REFUSED: jsonrpc.INTERNAL_ERROR,
+    Problem.LOST: jsonrpc.OUTCOME_UNKNOWN,
+}
 
 METHOD_NOT_ALLOWED = Rejection(
     405, jsonrpc.INVALID_REQUEST, "use GET, POST or DELETE", headers=((b"allow", b"GET, POST, DELETE"),)

@@ -46,7 +46,11 @@ def full_state() -> SessionState:
         upstream_transport="streamable-http",
         handshake=handshake,
         setup={f"resources/subscribe https://host/{MARK}": f'{{"uri": "{MARK}"}}'.encode(), "b": b"\xff\x00" * 9},
-        streams={0: Stream(0, None, 3), 2: Stream(2, "call-9", 2), 1: Stream(1, 7, 1, ended=True)},
+        streams={
+            0: Stream(0, None, 3, former_epochs=((5, 1), (6, 2))),
+            2: Stream(2, "call-9", 2),
+            1: Stream(1, 7, 1, ended=True, former_epochs=((6, 0),)),
+        },
         next_stream=4,
         log=LogState(99, 14, 10),
         calls={"call-9": call},

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WITH_EXAMPLES = ("README.md", "docs/embedding.md")
+WITH_EXAMPLES = ("README.md", "docs/embedding.md", "docs/event-store.md")
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("changes/*.md")])
 RUN_SECONDS_MAX = 60.0  # against a hang; each takes about half a second
 FLOORS = ("outlast", "transport", "actors", "persistence")

@@ -88,6 +88,11 @@ def test_a_name_that_is_no_path_segment_is_refused() -> None:
     assert list(read_servers({"x" * 64: "stdio:x", "a.b_c-1": "stdio:x"})) == ["x" * 64, "a.b_c-1"]
 
 
+def test_the_mark_of_event_stores_is_no_server_s_name() -> None:
+    with pytest.raises(Refused, match="choose another"):
+        read_servers(("mcp-sdk-events=stdio:x",))
+
+
 def test_every_wrong_server_is_named() -> None:
     with pytest.raises(Refused) as caught:
         read_servers(("a=ws://x", "b=stdio:x", "a b=stdio:x", "b=stdio:y"))

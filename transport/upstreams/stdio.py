@@ -22,9 +22,8 @@ from actors.link import About, ConnectFailed, Established, Failure, Inbox, LinkL
 from actors.state import SessionState
 from transport.upstreams.child_process import ChildProcess, start_child
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
-from transport.upstreams.lines import LineSplitter
+from transport.upstreams.lines import LineSplitter, as_line
 
-_SPACES = bytes.maketrans(b"\r\n", b"  ")
 _OURS = ("OUTLAST_", "SESSION_")  # this gateway's settings, its encryption key among them
 _OURS_TOO = frozenset(("REDIS_URL",))
 _ADOPTION_SECONDS_MAX = 1.0  # a task that was asked for starts at the loop's next turn
@@ -76,17 +75,6 @@ class _ProgressParams(msgspec.Struct, frozen=True):
 
 _decode_request_params = msgspec.json.Decoder(_RequestParams).decode
 _decode_progress_params = msgspec.json.Decoder(_ProgressParams).decode
-
-
-def as_line(raw: bytes) -> bytes:
-    """Write a message as one line.
-
-    Inside a JSON string, line breaks are escaped (RFC 8259, section 7); bare ones only stand between tokens, where a
-    space is as good. In UTF-8 their bytes are part of no other character.
-    """
-    if b"\n" in raw or b"\r" in raw:
-        raw = raw.translate(_SPACES)
-    return raw + b"\n"
 
 
 def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
