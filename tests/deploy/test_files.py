@@ -71,7 +71,7 @@ def test_all_that_the_wheel_needs_is_copied() -> None:
     wheel = re.search(r"^packages = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert wheel is not None
     copied = " ".join(instructions(CONTAINERFILE, "COPY")).split()
-    assert set(json.loads(wheel[1])) | {"pyproject.toml", "README.md", "LICENSE"} <= set(copied)
+    assert set(json.loads(wheel[1])) | {"pyproject.toml", "README.md", "LICENSE", "NOTICE"} <= set(copied)
 
 
 def test_the_image_s_commands_and_settings_are_understood() -> None:

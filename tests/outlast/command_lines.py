@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FOREIGN = {"claude", "journalctl", "kubectl", "npx", "pip", "podman", "systemctl"}
 # Shell's own, and the tools that scripts in documents are put together with.
 PLAIN = {"cat", "cd", "cp", "done", "echo", "export", "for", "kill", "mkdir", "printf", "sed", "sleep", "wait"}
-CURL_FLAGS = {"-s", "-f", "-N", "-D", "-H", "-d", "-X", "-i", "-o", "-w"}
+CURL_FLAGS = {"-s", "-sf", "-f", "-N", "-D", "-H", "-d", "-X", "-i", "-o", "-w"}
 
 _CONTINUED = re.compile(r"\\\n\s*")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)

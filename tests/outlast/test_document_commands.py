@@ -27,7 +27,7 @@ from outlast.sources import SettingsInvalid, load_settings
 from tests.outlast.command_lines import ROOT, parses, wrong_commands
 from tests.outlast.test_documents import DOCUMENTS
 
-RUN_SECONDS_MAX = 60.0  # against a hang; each takes a few seconds
+RUN_SECONDS_MAX = 180.0  # against a hang; each takes a few seconds of a processor
 
 _BLOCK = re.compile(r"^```(\w+)( run)?\n(.*?)^```\n(?:```text printed\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 
@@ -80,25 +80,24 @@ def run_script(text: str, folder: Path) -> tuple[int, str, str]:
         "OUTLAST_LISTEN": f"127.0.0.1:{port}",
         "OUTLAST_LOG_LEVEL": "error",
     }
-    process = subprocess.Popen(
-        ["bash", "-eu", "-c", text.replace(":8080", f":{port}")],
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    # Into files: what a script leaves running would hold a pipe open.
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        process = subprocess.Popen(
+            ["bash", "-eu", "-c", text.replace(":8080", f":{port}")],
+            cwd=place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
     try:
-        out, err = process.communicate(timeout=RUN_SECONDS_MAX)
+        code = process.wait(timeout=RUN_SECONDS_MAX)
     finally:
-        _end_group(process.pid)
-    return process.returncode, out.replace(f":{port}", ":8080"), err
-
-
-def _end_group(leader: int) -> None:
-    with suppress(ProcessLookupError):  # it left nothing behind
-        os.killpg(leader, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it left nothing behind
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return code, (folder / "out").read_text().replace(f":{port}", ":8080"), (folder / "err").read_text()
 
 
 def is_as_printed(printed: str, out: str) -> bool:
@@ -165,6 +164,8 @@ def test_a_script_that_fails_or_prints_something_else_is_found(tmp_path: Path) -
     (block,) = blocks_of("# T\n\n```sh run\nfalse\necho 1\n```\n```text printed\n2\n```\n", "invented.md")
     assert (block.place, block.is_run, block.printed) == ("invented.md:3", True, "2\n")
     assert run_script(block.text, tmp_path)[0] == 1
+    (tmp_path / "more").mkdir()
+    assert run_script("sleep 600 &\necho left", tmp_path / "more") == (0, "left\n", "")  # and the sleeper is ended
     assert is_as_printed("took ... s\n", "took 0.1 s\n")
     assert not is_as_printed("took ... s\n", "took 0.1 s\nand more\n")
 
