@@ -123,7 +123,7 @@ async def _serve(
     await serve_http(
         listeners,
         gateway,
-        asgi_app=asgi_app(gateway, limits=limits),
+        asgi_app=asgi_app(gateway, limits=limits, websocket=gateway.serve_socket),
         is_hot=gateway.is_hot,
         hot=settings.hot_road,
         limits=limits,
