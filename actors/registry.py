@@ -7,7 +7,8 @@ still loading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import attrs
 import structlog
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 
 from actors import messages as say
 from actors.ids import Principal, SessionId
+from actors.index import SessionIndex
 from actors.session import SessionActor
 from actors.snapshots import to_header
 from actors.state import SessionState
@@ -61,6 +63,7 @@ class RegistryStatistics:
     resident: int
     uninitialized: int
     turned_away: int  # not created, because there were too many
+    by_reason: Mapping[str, int] = MappingProxyType({})  # how many are uninitialized, by reason
 
 
 class Registry:
@@ -70,7 +73,7 @@ class Registry:
         self.shared = shared
         self._nursery = nursery
         self._sessions_max = sessions_max
-        self._index: dict[SessionId, SnapshotHeader] = {}
+        self._index = SessionIndex()
         self._residents: dict[SessionId, SessionActor] = {}
         self._opening: set[SessionId] = set()  # residents that are not in the index yet
         self._turned_away = 0
@@ -82,19 +85,19 @@ class Registry:
 
     def learn(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add stored sessions to the index."""
-        self._index.update((SessionId(header.session_id), header) for header in headers)
+        self._index.put_all(headers)
 
     def adopt(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add sessions that were stored all the while, but not known; what is in the index already is fresher."""
         for header in headers:
-            self._index.setdefault(SessionId(header.session_id), header)
+            self._index.put_if_new(header)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def headers(self) -> Iterator[SnapshotHeader]:
         """Give every session's header as last known, in no order. Do not wait while iterating."""
-        return iter(self._index.values())
+        return iter(self._index)
 
     def residents(self) -> list[SessionActor]:
         """Give the live actors."""
@@ -102,10 +105,10 @@ class Registry:
 
     def _changed(self, state: SessionState) -> None:
         if state.closed:
-            self._index.pop(state.session_id, None)
+            self._index.pop(state.session_id)
         elif state.opened:
             self._opening.discard(state.session_id)
-            self._index[state.session_id] = to_header(state)
+            self._index.put(to_header(state))
 
     # ---- finding ----
 
@@ -189,7 +192,7 @@ class Registry:
         header = self._index.get(session_id)
         log.error("session is uninitialized", session=session_id[:6], reason=reason)
         if header is not None:
-            self._index[session_id] = replace(header, failure=reason)
+            self._index.put(replace(header, failure=reason))
 
     # ---- removing ----
 
@@ -199,14 +202,14 @@ class Registry:
         if actor is not None:
             actor.tell(say.Close(0, reason))
             return
-        header = self._index.pop(session_id, None)
+        header = self._index.pop(session_id)
         if header is None:
             return
         tombstone = Tombstone(session_id, reason, self.shared.clock.now_unix_s())
 
         def receipt(receipt: Receipt) -> None:
             if receipt.failure is not None and header is not None:
-                self._index.setdefault(session_id, header)  # there was no room even for that: the reaper tries again
+                self._index.put_if_new(header)  # there was no room even for that: the reaper tries again
 
         self.shared.writer.bury(tombstone, receipt)
 
@@ -239,8 +242,10 @@ class Registry:
 
     def statistics(self) -> RegistryStatistics:
         """Count the sessions."""
-        uninitialized = sum(1 for header in self._index.values() if header.failure)
-        return RegistryStatistics(len(self._index), len(self._residents), uninitialized, self._turned_away)
+        index = self._index
+        return RegistryStatistics(
+            len(index), len(self._residents), index.uninitialized, self._turned_away, index.by_reason()
+        )
 
 
 def _always() -> bool:

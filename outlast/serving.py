@@ -1,7 +1,8 @@
 """serve: the whole gateway, wired from settings. Start order is reverse stop order, readable in one function.
 
-Sockets are bound first, so that a port in use stops the start before anything is written. Then the store, the
-writer, the index, and clients are served at once; sessions are restored behind that. To stop: not ready any more,
+Sockets are bound first, so that a port in use stops the start before anything is written, and probes are answered from
+then on (`transport/front.py`). Then the store, the writer, the index, and clients are served; sessions are restored
+behind that. To stop: not ready any more,
 accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the actors leave
 memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
 """
@@ -29,6 +30,7 @@ from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
+from transport.front import Front
 from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
@@ -76,6 +78,10 @@ async def serve(
     listeners = await open_listeners(listen.host, listen.port, write_seconds=settings.write_seconds_max)
     async with AsyncExitStack() as opened:
         opened.callback(_close_all, listeners)
+        clients = await opened.enter_async_context(trio.open_nursery())
+        front, served = Front(wait_seconds=settings.restore_wait_seconds), trio.Event()
+        server: HttpServer = await clients.start(_serve, settings, front, listeners, served)
+        opened.callback(clients.cancel_scope.cancel)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
@@ -101,8 +107,7 @@ async def serve(
         gateway = _gateway(settings, runtime, connect, stateless)
         async with trio.open_nursery() as serving:
             serving.start_soon(Watchdog().run)
-            served = trio.Event()
-            server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
+            front.open(gateway)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
@@ -112,7 +117,7 @@ async def serve(
 
 async def _serve(
     settings: Settings,
-    gateway: Gateway,
+    front: Front,
     listeners: Sequence[socket.socket],
     served: trio.Event,
     *,
@@ -121,9 +126,9 @@ async def _serve(
     limits = HttpLimits(body_bytes_max=settings.body_bytes_max, write_seconds=settings.write_seconds_max)
     await serve_http(
         listeners,
-        gateway,
-        asgi_app=asgi_app(gateway, limits=limits),
-        is_hot=gateway.is_hot,
+        front,
+        asgi_app=asgi_app(front, limits=limits),
+        is_hot=front.is_hot,
         hot=settings.hot_road,
         limits=limits,
         connections_max=settings.connections_max,
