@@ -57,7 +57,7 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
     """
     for call in list(turn.state.calls.values()):
         if call.stream is None:
-            turn.happen(say.CallEnded(call.request_id, True, turn.now_unix_s))
+            turn.interrupted(call)
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
         else:  # its watch was forgotten with the former incarnation; its silence counts from when we listen again

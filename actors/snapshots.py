@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from actors.call_history import HistoryState
 from actors.ids import Principal, SessionId
 from actors.jsonrpc import RequestId
 from actors.sharing import shared
@@ -32,8 +33,8 @@ def to_header(state: SessionState) -> SnapshotHeader:
     )
 
 
-def to_snapshot(state: SessionState) -> Snapshot:
-    """Give the record of a state."""
+def to_snapshot(state: SessionState, history: HistoryState | None = None) -> Snapshot:
+    """Give the record of a state, and of where the session's call history stands, if there is one."""
     principal, log, metrics, handshake = state.principal, state.log, state.metrics, state.handshake
     fields: dict[str, object] = {
         "principal": [principal.issuer, principal.client, principal.subject],
@@ -61,7 +62,25 @@ def to_snapshot(state: SessionState) -> Snapshot:
     former = [[s.id, *one] for s in state.streams.values() for one in s.former_epochs]
     if former:
         fields["former_epochs"] = former
+    if history is not None:
+        fields["history"] = [
+            history.next_number,
+            history.trimmed_through,
+            [list(segment) for segment in history.segments],
+        ]
     return Snapshot(to_header(state), fields)
+
+
+def history_of(snapshot: Snapshot) -> HistoryState | None:
+    """Give where the session's call history stands; None if no call of it was ever noted.
+
+    Without an upcaster: records without it are as good as new ones, and versions that do not know it can read it.
+    """
+    kept: Any = snapshot.fields.get("history")
+    if kept is None:
+        return None
+    next_number, trimmed_through, segments = kept
+    return HistoryState(next_number, trimmed_through, tuple([(last, size) for last, size in segments]))
 
 
 def _call_fields(call: Call) -> list[object]:

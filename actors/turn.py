@@ -106,18 +106,32 @@ class Turn:
                 return call
         return None
 
-    def answer(self, call: Call, message: Message, *, failed: bool) -> None:
-        """Give a call its answer: on its stream if it has become one, else straight to whoever waits."""
+    def answer(self, call: Call, message: Message, *, ending: say.Ending | None = None) -> None:
+        """Give a call its answer: on its stream if it has become one, else straight to whoever waits.
+
+        Args:
+          ending: how the call ended, where the answer is ours; None: as the other side's answer says.
+        """
         if call.stream is None:
-            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+            self._end(call, message, ending)
             self.reply(call.ticket, say.Answered(message))
             return
         if not self.fits(message):
             reason = f"the answer has {len(message.raw)} bytes; a stream keeps {self.limits.event_bytes_max}"
-            message, failed = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason), True
+            message = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason)
         self.log(call.stream, message)
         self._end_stream_of(call)
-        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+        self._end(call, message, ending)
+
+    def _end(self, call: Call, message: Message, ending: say.Ending | None) -> None:
+        failed = message.is_error
+        if not failed:
+            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, "ok", 0, message))
+            return
+        if ending is None:
+            ending = "cancelled" if call.cancelled_unix_s else "error"
+        code = jsonrpc.code_of(message)
+        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, ending, code, message))
 
     def fits(self, message: Message) -> bool:
         """Whether a message may become an event."""
@@ -125,7 +139,7 @@ class Turn:
 
     def fail(self, call: Call, code: int, reason: str) -> None:
         """Answer a call with an error of our own."""
-        self.answer(call, jsonrpc.error(call.request_id, code, reason), failed=True)
+        self.answer(call, jsonrpc.error(call.request_id, code, reason), ending=_ENDINGS.get(code, "error"))
 
     def end_unanswered(self, call: Call, outcome: say.Outcome) -> None:
         """End a call to which no JSON-RPC answer is given."""
@@ -133,7 +147,18 @@ class Turn:
             self.reply(call.ticket, outcome)
         else:
             self._end_stream_of(call)
-        self.happen(say.CallEnded(call.request_id, not isinstance(outcome, say.Withdrawn), self.now_unix_s))
+        if isinstance(outcome, say.Withdrawn):
+            self.happen(say.CallEnded(call.request_id, False, self.now_unix_s, "cancelled"))
+        elif call.sent:
+            self.interrupted(call)
+        else:
+            code = jsonrpc.UPSTREAM_UNAVAILABLE
+            self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, "error", code))
+
+    def interrupted(self, call: Call) -> None:
+        """End a call whose outcome nobody knows, and that nobody waits for any more, or is told so otherwise."""
+        code = jsonrpc.OUTCOME_UNKNOWN
+        self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, "interrupted", code))
 
     # ---- the link ----
 
@@ -147,3 +172,9 @@ class Turn:
         """Note activity; once a second is often enough for an expiry that counts in minutes."""
         if self.now_unix_s - self.state.last_active_unix_s >= 1.0:
             self.happen(say.Touched(self.now_unix_s))
+
+
+_ENDINGS: dict[int, say.Ending] = {
+    jsonrpc.OUTCOME_UNKNOWN: "interrupted",
+    jsonrpc.REQUEST_TIMED_OUT: "timeout",
+}

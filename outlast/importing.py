@@ -186,7 +186,7 @@ class _Import:
             problem = f"is that of {element_path(self._indexes[session.id])}, too"
             raise DocumentInvalid(f"{element_path(element.index)}.id", problem)
         tally = self._tally
-        tally.entries += len(records.entries)
+        tally.entries += records.events
         tally.expired += records.snapshot.header.expires_unix_s <= self._defaults.now_unix_s
         for name, said in (
             ("config.url", session.config.url),

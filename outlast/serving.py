@@ -188,9 +188,14 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
+            streams_kept_max=max(Limits().streams_kept_max, settings.calls_in_flight_max),
             events_per_session_max=settings.events_per_session_max,
             events_bytes_max=settings.events_bytes_max,
             event_bytes_max=settings.event_bytes_max,
+            call_history_max=settings.call_history_max,
+            call_history_bytes_max=settings.call_history_bytes_max,
+            call_history_contents=settings.call_history_contents,
+            call_history_content_bytes_max=settings.call_history_content_bytes_max,
             answer_json_within_seconds=settings.answer_json_within_seconds,
             link_wait_seconds=settings.restore_wait_seconds,
             call_seconds_max=settings.call_seconds_max,

@@ -217,6 +217,20 @@ class Settings:
     event_bytes_max: int = _setting(
         count(1024, 1024 * _MIB), 16 * _MIB, "largest event of a stream; a larger answer becomes an error"
     )
+    # What was called is for people to look up, and shares a commit with what is kept anyway. What it was called with,
+    # and what it said, may be anybody's secret: only whoever may keep that switches it on.
+    call_history_max: int = _setting(
+        count(0, 100_000), 200, "tool calls kept per session for looking up; older ones are trimmed; 0: none"
+    )
+    call_history_bytes_max: int = _setting(
+        count(1024, 1024 * _MIB), _MIB, "bytes of them kept per session; older ones are trimmed"
+    )
+    call_history_contents: bool = _setting(
+        SWITCH, False, "keep arguments and results of tool calls, too, which may hold secrets"
+    )
+    call_history_content_bytes_max: int = _setting(
+        count(1, 16 * _MIB), 4096, "bytes kept of a call's arguments, and of its result; the rest is cut off"
+    )
     sessions_max: int = _setting(
         count(1, 10_000_000),
         100_000,

@@ -238,7 +238,7 @@ class DegradingStore(Through):
         if is_whole:  # offsets have no gaps: nothing stored can be missing
             await trio.lowlevel.checkpoint()
             return newer[:limit]
-        stored, through = await self._read_stored(session_id, stream, after, limit, held.trimmed_through)
+        stored, through = await self._read_stored(session_id, stream, after, limit, held.trim_line(stream))
         known = {entry.sequence for entry in stored}
         return [*stored, *[one for one in newer if one.sequence not in known and one.offset <= through]][:limit]
 

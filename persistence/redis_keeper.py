@@ -18,7 +18,16 @@ from persistence import redis_records, redis_scripts
 from persistence.canary import CANARY
 from persistence.codec import Codec
 from persistence.partitions import PARTITIONS, partition_of
-from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
+from persistence.records import (
+    HISTORY_STREAM,
+    Batch,
+    Fence,
+    LogEntry,
+    Quarantined,
+    Snapshot,
+    SnapshotHeader,
+    StoreHealth,
+)
 from persistence.redis_asking import NO_FENCE, Digest, RedisAsker
 from persistence.redis_checks import judge, read_info, replicas_missing
 from persistence.redis_commits import GoneBack, RedisCommits
@@ -131,7 +140,8 @@ class RedisKeeper:
 
     def _read_log(self, session_id: str, stream: int, after: int, limit: int) -> Sequence[LogEntry]:
         partition = partition_of(session_id)
-        answer = self._asker.ask_one(partition, redis_scripts.READ_LOG, session_id, stream, after, limit)
+        key = redis_records.log_key(session_id, history=stream == HISTORY_STREAM)
+        answer = self._asker.ask_one(partition, redis_scripts.READ_LOG, key, stream, after, limit)
         self.commits.check(partition, answer[1])
         return [self.codec.open_entry(redis_records.unpack_entry(session_id, one)) for one in answer[2:]]
 

@@ -1,9 +1,9 @@
 """Keys in the Redis store: which records are under which, and how they get under another one.
 
 A rewriting goes through the partitions, in each through the sessions in the order of its index, each session's snapshot
-before its log; where it is, is written `PARTITION:POSITION:ENTRY`. A page is read by one script and written by another,
-which checks the fence; nobody else writes between the two, since there is one owner, and one thread that does its jobs.
-What expires meanwhile stays gone.
+before its log, and that before its call history, as if the two were one list; where it is, is written
+`PARTITION:POSITION:ENTRY`. A page is read by one script and written by another, which checks the fence; nobody else
+writes between the two, since there is one owner, and one thread that does its jobs. What expires meanwhile stays gone.
 
 Unlike a commit it is not counted in the history (`redis_history.py`): it changes how facts lie there, and no fact.
 """
@@ -64,11 +64,13 @@ for i = 1, #rows, 2 do
   end
   left = left - 1
   if logs then
-    local key = ARGV[1] .. 'l:' .. rows[i]
-    for from = 0, redis.call('LLEN', key) - 1, 50 do
-      for _, entry in ipairs(redis.call('LRANGE', key, from, from + 49)) do
-        count(entries, string.sub(entry, {PLACE_BYTES} + 1, {PLACE_BYTES} + {HEAD_BYTES}))
-        left = left - 1
+    for _, log in ipairs({{'l:', 'h:'}}) do
+      local key = ARGV[1] .. log .. rows[i]
+      for from = 0, redis.call('LLEN', key) - 1, 50 do
+        for _, entry in ipairs(redis.call('LRANGE', key, from, from + 49)) do
+          count(entries, string.sub(entry, {PLACE_BYTES} + 1, {PLACE_BYTES} + {HEAD_BYTES}))
+          left = left - 1
+        end
       end
     end
   end
@@ -103,17 +105,20 @@ local function is_full() return #found >= records or size >= bytes end
 local first = from < 0 and '(' .. position or position
 local rows = redis.call('ZRANGEBYSCORE', ARGV[1] .. 'index', first, '+inf', 'WITHSCORES', 'LIMIT', 0, records)
 for i = 1, #rows, 2 do
-  local id, log = rows[i], ARGV[1] .. 'l:' .. rows[i]
+  local id, log, calls = rows[i], ARGV[1] .. 'l:' .. rows[i], ARGV[1] .. 'h:' .. rows[i]
   position = rows[i + 1]
   if from < 0 then
     local kept = redis.call('HMGET', ARGV[1] .. 's:' .. id, 'h', 'r')
     if kept[2] and kept[2] ~= '' then look(id, kept[1], {_SNAPSHOT}, kept[2], 0) end
     from = 0
   end
-  local length = redis.call('LLEN', log)
+  local events = redis.call('LLEN', log)
+  local length = events + redis.call('LLEN', calls)
   while from < length do
     if is_full() then return {{'done', position, from, cmsgpack.pack(found)}} end
-    for _, entry in ipairs(redis.call('LRANGE', log, from, from + 9)) do
+    local list, first_entry = log, from
+    if from >= events then list, first_entry = calls, from - events end
+    for _, entry in ipairs(redis.call('LRANGE', list, first_entry, first_entry + 9)) do
       if is_full() then break end
       look(id, '', from, entry, {PLACE_BYTES})
       from = from + 1
@@ -140,6 +145,8 @@ for _, row in ipairs(cmsgpack.unpack(ARGV[5])) do
     if redis.call('HEXISTS', key, 'v') == 1 then redis.call('HSET', key, 'r', record) end
   else
     local key = ARGV[1] .. 'l:' .. id
+    local events = redis.call('LLEN', key)
+    if place >= events then key, place = ARGV[1] .. 'h:' .. id, place - events end
     local there = redis.call('LINDEX', key, place)
     if there and string.sub(there, 1, {PLACE_BYTES}) == string.sub(record, 1, {PLACE_BYTES}) then
       redis.call('LSET', key, place, record)

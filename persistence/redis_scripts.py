@@ -7,6 +7,7 @@
     PREFIX:{pNNN}:quarantine   LIST   what could not be read
     PREFIX:{pNNN}:s:<id>       HASH   v revision, h header, r record            expires
     PREFIX:{pNNN}:l:<id>       LIST   the log: entries in order of their sequence, each with its place in clear; expires
+    PREFIX:{pNNN}:h:<id>       LIST   the history, in the same form; expires
 
 Everything of a partition has one hash tag, so one slot: a script over it runs whole on one node of a cluster. The lease
 never expires and is never deleted: its number must not restart. Each lease has the store's uuid, which every script
@@ -62,9 +63,10 @@ WRITING = "#!lua\n"
 _FREEING = "#!lua flags=allow-oom\n"
 
 # ARGV[1] prefix of all keys. ARGV[5] milliseconds that everything outlives its session's expiry by, ARGV[6] tombstones
-# kept in a partition, ARGV[7] groups: {tag, snapshots, logs, trims, tombstones}, all as msgpack; ARGV[8] for each
-# group, how many commits the owner knows to be in its partition, as msgpack. A partition that has fewer has gone back
-# (`redis_history.py`). Gives the numbers that these commits have there.
+# kept in a partition, ARGV[7] groups: {tag, snapshots, logs, trims, tombstones}, all as msgpack. A log, and a
+# trim, names its list without the partition: "l:<id>". ARGV[8] for each group, how many commits the owner knows in its
+# partition, as msgpack. A partition that has fewer has gone back (`redis_history.py`). Gives the numbers that these
+# commits have there.
 _COMMIT = """
 local margin, tombs_max = tonumber(ARGV[5]), tonumber(ARGV[6])
 local groups, expected, numbers = cmsgpack.unpack(ARGV[7]), cmsgpack.unpack(ARGV[8]), {}
@@ -103,7 +105,10 @@ for _, group in ipairs(groups) do
       local kept = redis.call('HGET', key, 'v')
       if not kept or tonumber(kept) < revision then
         redis.call('HSET', key, 'v', revision, 'h', header, 'r', record)
-        if outlive(key, ttl) then outlive(at .. 'l:' .. id, ttl) end
+        if outlive(key, ttl) then
+          outlive(at .. 'l:' .. id, ttl)
+          outlive(at .. 'h:' .. id, ttl)
+        end
         if not kept then redis.call('ZADD', index, redis.call('HINCRBY', lease, 'position', 1), id) end
         if ttl > longest then longest = ttl end
       end
@@ -111,9 +116,9 @@ for _, group in ipairs(groups) do
   end
   if longest > 0 then outlive(index, longest) end
   for _, one in ipairs(group[3]) do
-    local id, entries = one[1], one[2]
+    local key, entries = at .. one[1], one[2]
+    local id = string.sub(one[1], 3)
     if not buried(id) then
-      local key = at .. 'l:' .. id
       local last, fresh = sequence_of(redis.call('LINDEX', key, -1)), {}
       for _, entry in ipairs(entries) do
         local sequence = sequence_of(entry)
@@ -129,7 +134,7 @@ for _, group in ipairs(groups) do
     end
   end
   for _, one in ipairs(group[4]) do
-    local key, through = at .. 'l:' .. one[1], one[2]
+    local key, through = at .. one[1], one[2]
     local first = redis.call('LINDEX', key, 0)
     if first then
       -- Sequences rise by one at least: so many entries at most, exactly so many where none is missing.
@@ -139,7 +144,7 @@ for _, group in ipairs(groups) do
     end
   end
   for _, id in ipairs(group[5]) do
-    redis.call('UNLINK', at .. 's:' .. id, at .. 'l:' .. id)
+    redis.call('UNLINK', at .. 's:' .. id, at .. 'l:' .. id, at .. 'h:' .. id)
     redis.call('ZREM', index, id)
     redis.call('ZADD', tombs, 'NX', redis.call('HINCRBY', lease, 'buried', 1), id)
   end
@@ -157,13 +162,13 @@ COMMIT_ANYWAY = _FREEING + FENCE + _COMMIT
 # Whether a commit to this partition would be refused, by its fence or for want of room; changes nothing.
 ADMIT = WRITING + FENCE + "return (refusal(ARGV[1])) or {'done'}"
 
-# ARGV[3] the session, [4] stream, [5] after which offset, [6] how many.
+# ARGV[3] the session's list, [4] stream, [5] after which offset, [6] how many.
 READ_LOG = (
     READING
     + SAME_STORE
     + """
 if foreign(ARGV[1]) then return {'foreign', ARGV[1]} end
-local key, found = ARGV[1] .. 'l:' .. ARGV[3], {'done', commits}
+local key, found = ARGV[1] .. ARGV[3], {'done', commits}
 local stream, after, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local length, from = redis.call('LLEN', key), 0
 while from < length and #found < limit + 2 do

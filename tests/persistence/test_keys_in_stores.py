@@ -18,7 +18,7 @@ from persistence.canary import CANARY
 from persistence.codec import Codec, KeyMissing, SecretsNeedKey
 from persistence.memory import MemoryStore
 from persistence.opening import open_store
-from persistence.records import Batch, Fence
+from persistence.records import HISTORY_STREAM, Batch, Fence
 from persistence.redis import RedisStore
 from persistence.resealing import PAGE_RECORDS, Resealable, Resealed, SealedWith
 from persistence.sqlite import SqliteStore
@@ -103,6 +103,22 @@ async def test_a_snapshot_whose_key_is_missing_stays_as_it_is(place: Place, stor
     assert await store.quarantined() == []
     place.use_codec(store, codec(NEW_KEY, OLD_KEY))
     assert await store.load("s") == snapshot()
+
+
+async def test_calls_of_the_history_are_counted_and_rewritten_like_events(
+    place: Place, store: KeyedStore, fence: Fence
+) -> None:
+    place.use_codec(store, codec(OLD_KEY))
+    pages = [entry(sequence=HISTORY_STREAM + n, stream=HISTORY_STREAM, offset=n, body=b"call") for n in range(1, 16)]
+    events = [entry(sequence=n, offset=n) for n in range(1, 4)]
+    await store.commit(Batch(fence, (snapshot(),), (*events, *pages)))
+    assert _counts(await store.sealed_with()) == {OLD_KEY.id: (1, 18)}
+    place.use_codec(store, codec(NEW_KEY, OLD_KEY))
+    assert (await _reseal_all(store, fence))[:2] == (19, 0)
+    assert _counts(await store.sealed_with()) == {NEW_KEY.id: (1, 18)}
+    place.use_codec(store, codec(NEW_KEY))
+    assert await store.read_log("s", stream=HISTORY_STREAM, after=0, limit=99) == pages
+    assert await store.read_log("s", stream=0, after=0, limit=99) == events
 
 
 def _steps(store: KeyedStore) -> int:
