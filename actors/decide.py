@@ -229,7 +229,10 @@ def _overdue_call(turn: Turn, call: Call) -> None:
     waited = turn.now_unix_s - call.started_unix_s
     if not turn.state.opened:
         _overdue_opening(turn, call, waited)
-    elif not call.sent:
+        return
+    if call.on_standalone and call.stream is None:  # sent or not: its client has waited to hear that it was taken
+        call = turn.open_stream(call)
+    if not call.sent:
         _overdue_unsent(turn, call, waited)
     elif call.cancelled_unix_s:
         _overdue_cancelled(turn, call)

@@ -39,13 +39,16 @@ def _start(turn: Turn, command: say.SendRequest, *, stream: int | None) -> None:
         sent=linked,
         sent_unix_s=turn.now_unix_s,
         stream=stream,
+        on_standalone=command.on_standalone,
     )
     turn.happen(say.CallStarted(call, tool=bool(command.label)))
     if linked:
         turn.do(say.SendUpstream(message, command.ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(command.ticket, turn.limits.answer_json_within_seconds))
+    limits = turn.limits
+    patience = limits.promise_within_seconds if command.on_standalone else limits.answer_json_within_seconds
+    turn.do(say.Watch(command.ticket, patience))
 
 
 def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:

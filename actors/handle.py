@@ -340,6 +340,11 @@ class Reading:
     def is_standalone(self) -> bool:
         return self._reader.stream_id == STANDALONE_STREAM
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether calls of the session are in progress, whose answers may come on this stream."""
+        return self._actor.is_loaded and self._actor.state.busy
+
     def end(self) -> None:
         """Have the reader end, as if the stream had been taken over."""
         self._reader.end()

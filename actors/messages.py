@@ -38,6 +38,7 @@ class SendRequest(Said, frozen=True, gc=False):
     label: str = ""
     setup: SetupChange | None = None
     opens: bool = False  # this request is the handshake
+    on_standalone: bool = False  # its answer goes on the session's own stream, however soon it comes
 
 
 class SendNotification(Said, frozen=True, gc=False):
@@ -265,6 +266,13 @@ class CallChanged(Said, frozen=True, gc=False):
     call: Call
 
 
+class CallPromised(Said, frozen=True, gc=False):
+    """The call's answer, or an error in its place, will come on the session's own stream, whatever happens to us."""
+
+    hard: ClassVar[bool] = True
+    call: Call
+
+
 # How a call ended. `error`: its client was told of one; `cancelled`: by its client; `interrupted`: it may have been
 # carried out, and its answer is lost. Literals, since the value of an enumeration's member costs half a record's time.
 Ending = Literal["ok", "error", "cancelled", "interrupted", "timeout"]
@@ -389,6 +397,7 @@ Event = (
     | ListeningStarted
     | CallStarted
     | CallChanged
+    | CallPromised
     | CallEnded
     | PostChanged
     | PostEnded

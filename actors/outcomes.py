@@ -35,7 +35,7 @@ class Answered(Said, frozen=True, gc=False):
 
 
 class Streaming(Said, frozen=True, gc=False):
-    """The call has become a stream: read it from its start."""
+    """The call has become a stream: read it from its start. The standalone one has the answer, or will have it."""
 
     stream: int
 

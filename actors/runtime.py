@@ -92,9 +92,14 @@ class Runtime:
         """Give a session by its id; whether it exists, and talks to that server, shows at the first use."""
         return SessionHandle(self.registry, SessionId(session_id), principal, server_id)
 
+    def draw_session_id(self) -> SessionId:
+        """Draw an id that nobody can guess, for a session that is begun under it later."""
+        return mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES))
+
     def begin(
         self,
         *,
+        session_id: SessionId | None = None,
         server_id: str = "",
         principal: Principal = ANONYMOUS,
         ttl_seconds: float | None = None,
@@ -105,6 +110,10 @@ class Runtime:
     ) -> Beginning:
         """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
 
+        Args:
+          session_id: as `draw_session_id` gave it, and used for no other session; None: it is drawn now. A begun
+            session that was refused its handshake leaves no trace, so that its id may be used for another try.
+
         Raises:
           ValueError: the server id is that of SDK servers' sessions; a store with it is refused at the next start.
           Unkeepable: context or metadata hold what no store can keep.
@@ -114,7 +123,7 @@ class Runtime:
             raise ValueError(f"server_id {server_id!r} is taken by DurableEventStore: choose another")
         now_unix_s = self._shared.clock.now_unix_s()
         state = SessionState(
-            session_id=mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
+            session_id=self.draw_session_id() if session_id is None else session_id,
             server_id=server_id,
             principal=principal,
             created_unix_s=now_unix_s,

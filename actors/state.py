@@ -47,6 +47,7 @@ class Limits:
     call_history_contents: bool = False  # record arguments and results, too: they may hold secrets
     call_history_content_bytes_max: int = 4096  # of the arguments or the result of one call; the rest is cut off
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
+    promise_within_seconds: float = 0.02  # a call still unanswered whose answer goes on the standalone stream is kept
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
     call_total_seconds_max: float = (
@@ -111,10 +112,11 @@ class Call(msgspec.Struct, frozen=True):
     sent: bool = False
     sent_unix_s: float = 0.0  # when; the client's patience counts from here
     resent: bool = False  # sent a second time, after the upstream had lost the session
-    stream: int | None = None  # set once the call has become a stream
+    stream: int | None = None  # set once the call has become a stream, or is to be answered on the standalone one
     cancelled_unix_s: float = 0.0  # when the client cancelled it; 0: it did not
     heard_unix_s: float = 0.0  # when the upstream last said something about it
     upstream_cursor: str = ""  # the upstream's last event id on this call's stream
+    on_standalone: bool = False  # its answer goes on the session's own stream; not kept: `stream` says so by then
 
 
 class Post(msgspec.Struct, frozen=True):

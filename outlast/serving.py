@@ -28,6 +28,7 @@ from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
 from transport.front import Front
@@ -172,6 +173,11 @@ def _gateway(
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        sse_options=LegacySseOptions(
+            keepalive_comment_seconds=settings.keepalive_comment_seconds,
+            away_seconds_max=settings.sse_session_ttl_seconds,
+            public_path_prefix=settings.public_path_prefix,
+        ),
         stateless=stateless,
         stateless_options=StatelessOptions(
             calls_max=settings.stateless_calls_in_flight_max,
@@ -207,6 +213,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         reaper_rules=ReaperRules(
             passivate_after_seconds=settings.passivate_after_seconds,
             passivate_unresumable_after_seconds=settings.stdio_idle_seconds,
+            brief_ttl_seconds_max=settings.sse_session_ttl_seconds,
         ),
         restore_permits=settings.restore_permits,
         restore_permits_per_server=settings.restore_permits_per_server,

@@ -4,7 +4,8 @@ One handler for every request, whichever server carries it: `http1.py` on the ho
 elsewhere.
 
     /servers/{name}/mcp     Streamable HTTP, of sessions and (2026-07-28) without
-    /mcp                    the same, when one server is configured
+    /servers/{name}/sse     HTTP+SSE of 2024-11-05, with /servers/{name}/messages
+    /mcp  /sse  /messages   the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
     /.well-known/oauth-protected-resource...   how to get a token, where tokens are asked for
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
@@ -23,6 +24,8 @@ from actors.runtime import Runtime
 from transport import guard
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
+from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
 from transport.exchange import Exchange, Headers, RequestHead
@@ -46,6 +49,7 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        sse_options: LegacySseOptions = LegacySseOptions(),
         stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
@@ -80,9 +84,11 @@ class Gateway:
             if name in stateless:
                 self._stateless.append(Stateless(stateless[name], stateless_options))
                 face = BothEras(face, self._stateless[-1])
-            self._faces[f"/servers/{name}/mcp"] = face
+            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
+            faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
+            self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
             if len(servers) == 1:
-                self._faces["/mcp"] = face
+                self._faces |= {f"/{path}": each for path, each in faces.items()}
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""

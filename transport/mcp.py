@@ -272,6 +272,39 @@ PROBLEM_CODES: Mapping[Problem, int] = {
     Problem.LOST: jsonrpc.OUTCOME_UNKNOWN,
 }
 
+
+def classify_sse_post(
+    headers: Mapping[str, str], session_id: str, body: bytes
+) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a POST to the message endpoint of HTTP+SSE is (MCP 2024-11-05, transports, HTTP with SSE).
+
+    The ladder: 1 session id (400), 2 content type (415), 3 JSON and JSON-RPC (400), 4 protocol version (400). Nothing
+    is asked of Accept: nothing but a receipt is answered.
+    """
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing session_id: post to the URI of the endpoint event")
+    if not is_json(headers.get("content-type", "")):
+        return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    is_request = message.kind is Kind.REQUEST
+    refusal = _check_version(headers, message.id if is_request else None)
+    if refusal is not None:
+        return refusal
+    if is_request and message.method == "initialize":
+        return Initialize(message)
+    return classify_message(message, session_id)
+
+
+def classify_sse_get(headers: Mapping[str, str]) -> Rejection | None:
+    """Say what is wrong with a GET for the stream of HTTP+SSE: 1 accept (406), 2 protocol version (400)."""
+    if not accepts(headers.get("accept", "*/*"), "text/event-stream"):
+        return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream")
+    return _check_version(headers, None)
+
+
 METHOD_NOT_ALLOWED = Rejection(
     405, jsonrpc.INVALID_REQUEST, "use GET, POST or DELETE", headers=((b"allow", b"GET, POST, DELETE"),)
 )

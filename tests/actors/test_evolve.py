@@ -65,9 +65,12 @@ def batch_of(items: list[jsonrpc.Message], refused: bool) -> Callable[[int], say
 
 commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
     st.builds(
-        lambda message, setup, opens: lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens),
+        lambda message, setup, opens, on_standalone: (
+            lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens, on_standalone)
+        ),
         requests,
         setups,
+        st.booleans(),
         st.booleans(),
     ),
     st.builds(

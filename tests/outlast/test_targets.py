@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from outlast.kinds import Refused
 from outlast.targets import (
     HttpTarget,
+    SseTarget,
     StdioTarget,
     Target,
     missing_commands,
@@ -27,6 +28,8 @@ from outlast.urls import Address, local_url, read_address, redacted
         ("http://127.0.0.1:3000/mcp?x=1", HttpTarget("http://127.0.0.1:3000/mcp?x=1")),
         ("http://[::1]:3000/mcp", HttpTarget("http://[::1]:3000/mcp")),
         (" HTTPS://mcp.example ", HttpTarget("HTTPS://mcp.example")),
+        ("sse+https://mcp.example/sse", SseTarget("https://mcp.example/sse")),
+        ("SSE+HTTP://127.0.0.1:3000/sse", SseTarget("HTTP://127.0.0.1:3000/sse")),
         ("stdio:mcp-server-time", StdioTarget(("mcp-server-time",))),
         ("stdio:uvx 'my server' --x=a:b", StdioTarget(("uvx", "my server", "--x=a:b"))),
         ("stdio: npx -y tool", StdioTarget(("npx", "-y", "tool"))),
@@ -39,7 +42,8 @@ def test_a_target_is_understood(text: str, target: Target) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("sse+https://mcp.example/sse", "not in this version"),
+        ("sse+https://user:secret@mcp.example/sse", "user and password"),
+        ("sse+ftp://mcp.example/sse", "no kind of server"),
         ("ws://mcp.example/ws", "not in this version"),
         ("wss://mcp.example/ws", "not in this version"),
         ("mcp.example/mcp", "names no kind of server"),
@@ -68,7 +72,12 @@ def test_a_target_that_cannot_be_served_is_refused(text: str, problem: str) -> N
 @given(st.text() | st.sampled_from(["http", "https", "stdio"]).flatmap(lambda s: st.text().map(f"{s}:".__add__)))
 def test_any_text_is_a_target_or_refused(text: str) -> None:
     with contextlib.suppress(Refused):
-        assert isinstance(parse_target(text), HttpTarget | StdioTarget)
+        assert isinstance(parse_target(text), Target)
+
+
+def test_a_target_is_shown_without_its_secrets() -> None:
+    assert str(SseTarget("https://mcp.example/sse?key=hunter2")) == "sse+https://mcp.example/sse?***"
+    assert "hunter2" not in repr(SseTarget("https://mcp.example/sse?key=hunter2"))
 
 
 def test_a_lone_target_needs_no_name() -> None:

@@ -121,3 +121,20 @@ async def test_store_outage_is_not_ready(autojump_clock: MockClock) -> None:
 
         assert ready.status == 503
         assert (await asked(gateway, get(path="/readyz"))).status == 200
+
+
+async def test_guard_stands_before_the_paths_of_http_with_sse_too(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        gateway = gateway_of(world)
+        for path in ("/sse", "/messages?session_id=x", "/servers/linear/sse", "/servers/linear/messages?session_id=x"):
+            for ask in (get, post):
+                message = () if ask is get else (INITIALIZE,)
+                evil_host = ask(*message, path=path, host="evil.example")
+                evil_page = ask(*message, path=path, origin="https://evil.example")
+                assert (await asked(gateway, evil_host)).status == 421
+                assert (await asked(gateway, evil_page)).status == 403
+        page = await asked(gateway, post(INITIALIZE, path="/messages?session_id=x", origin="http://localhost"))
+
+        assert page.status == 404
+        assert page.headers["access-control-allow-origin"] == "http://localhost"
+        assert world.upstream.journal == []

@@ -358,12 +358,12 @@ class _Answering:
     async def _not_done(
         self, outcome: say.NotDone, request_id: RequestId | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
     ) -> None:
-        status, code = _STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
+        status, code = STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
         headers: Headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 
-_STATUSES = {
+STATUSES = {
     say.Problem.UNAVAILABLE: 503,
     say.Problem.OVERLOADED: 503,
     say.Problem.DUPLICATE: 400,
