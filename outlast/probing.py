@@ -109,5 +109,3 @@ def free_bytes_of(url: str) -> int | None:
     except OSError:
         return None
     return status.f_bavail * status.f_frsize
-
-

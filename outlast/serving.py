@@ -23,9 +23,12 @@ from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
 from outlast.access import authentication_of, tls_of
 from outlast.at_rest import codec_of
+from outlast.health_operation import health_operation
+from outlast.probing import StoreProber
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
+from outlast.vitals import Vitals
 from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
 from transport.clients.sse_front import LegacySseOptions
@@ -35,6 +38,7 @@ from transport.front import Front
 from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
+from transport.operation import Operation
 from transport.operators import Operators
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
@@ -105,9 +109,12 @@ async def serve(
                     progress=restoring_progress(),
                 )
             )
-        gateway = _gateway(settings, runtime, connect, stateless)
+        vitals = Vitals(runtime, connect, StoreProber(runtime.store), Watchdog(), settings.sessions_max)
+        gateway = _gateway(settings, runtime, connect, stateless, [health_operation(vitals)])
+        vitals.not_ready_reason = gateway.not_ready_reason
         async with trio.open_nursery() as serving:
-            serving.start_soon(Watchdog().run)
+            serving.start_soon(vitals.watchdog.run)
+            serving.start_soon(vitals.prober.run)
             front.open(gateway)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
@@ -166,7 +173,11 @@ def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: fl
 
 
 def _gateway(
-    settings: Settings, runtime: Runtime, upstreams: Upstreams, stateless: Mapping[str, StatelessUpstream]
+    settings: Settings,
+    runtime: Runtime,
+    upstreams: Upstreams,
+    stateless: Mapping[str, StatelessUpstream],
+    operations: Sequence[Operation],
 ) -> Gateway:
     return Gateway(
         runtime,
@@ -184,6 +195,7 @@ def _gateway(
             call_seconds_max=settings.call_seconds_max,
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
+        operations=operations,
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
