@@ -23,13 +23,10 @@ from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
 from outlast.access import authentication_of, tls_of
 from outlast.at_rest import codec_of
-from outlast.health_operation import health_operation
-from outlast.probing import StoreProber
+from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
-from outlast.vitals import Vitals
-from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
@@ -109,12 +106,11 @@ async def serve(
                     progress=restoring_progress(),
                 )
             )
-        vitals = Vitals(runtime, connect, StoreProber(runtime.store), Watchdog(), settings.sessions_max)
-        gateway = _gateway(settings, runtime, connect, stateless, [health_operation(vitals)])
-        vitals.not_ready_reason = gateway.not_ready_reason
+        monitoring = Monitoring(runtime, connect, sessions_max=settings.sessions_max)
+        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations)
+        monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
-            serving.start_soon(vitals.watchdog.run)
-            serving.start_soon(vitals.prober.run)
+            serving.start_soon(monitoring.run)
             front.open(gateway)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()

@@ -57,7 +57,7 @@ IN_SHORT = {"status": "down", "ready": False, "areas": {"store": "down", "loop":
 OPENING = {"status": "degraded", "ready": False, "reason": "starting"}
 
 
-def reporting(document: object, status: int = 200) -> Mapping[str, tuple[int, bytes]]:
+def reporting(document: object, status: int = 200) -> dict[str, tuple[int, bytes]]:
     return {"/health": (status, json.dumps(document).encode())}
 
 
@@ -71,7 +71,7 @@ def reporting(document: object, status: int = 200) -> Mapping[str, tuple[int, by
         ),
         (reporting(IN_SHORT, 503), 2, "down, not ready (store down)"),
         (reporting(OPENING, 503), 1, "degraded, not ready (starting)"),
-        (reporting({"status": "fine"}) | READY, 0, 'ready ({"sessions": 3})'),  # some other program's page
+        ({**reporting({"status": "fine"}), **READY}, 0, 'ready ({"sessions": 3})'),  # some other program's page
     ],
 )
 def test_a_report_is_shown_and_its_state_is_the_code(
