@@ -1,6 +1,6 @@
 """A running gateway's administration, as operators use it: over HTTP, by the command line, and by its own description.
 
-Method: real processes; the command line runs in a thread of the test, and asks the gateway over the network.
+Method: real processes; what the document tells readers to type is typed; else the command line runs in a thread of the test, and asks the gateway over the network.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ async def test_commands_of_the_document_run(bed: Bed, tmp_path: Path) -> None:
         "OUTLAST_OPERATORS_TOKEN": TOKEN,
     }
     scripts = re.findall(
-        r"^```sh run\n(.*?)^```$", (ROOT / "docs/administration.md").read_text(), re.DOTALL | re.MULTILINE
+        r"^```sh\n(.*?)^```$", (ROOT / "docs/administration.md").read_text(), re.DOTALL | re.MULTILINE
     )
     assert len(scripts) == 1
 
