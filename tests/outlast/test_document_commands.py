@@ -2,8 +2,9 @@
 
 A block fenced as ``sh run`` is run as it stands, in an empty folder, with `outlast` and the servers of the tests on its
 PATH; port 8080 is a free one. A block ``text printed`` behind it is what it prints, ``...`` standing for whatever
-differs from run to run. (Scripts that need a gateway at work are run beside one, see `RUN_ELSEWHERE`.) Every other ``sh`` block must be shell, and each of its commands one that its program
-understands. Configurations (``toml`` with a table [outlast], ``json`` with commands for clients) are read, too.
+differs from run to run. (Scripts that need a gateway at work are run beside one, see `RUN_ELSEWHERE`.) Every other
+``sh`` block must be shell, and each of its commands one that its program understands. Configurations (``toml`` with a
+table [outlast], ``json`` with commands for clients) are read, too.
 """
 
 from __future__ import annotations
