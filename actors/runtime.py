@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from actors import messages as say
-from actors.analytics import AnalyticsReport
+from actors.analytics import AnalyticsReport, ServerUsage
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
 from actors.handle import SessionHandle, require
@@ -48,6 +48,7 @@ class RuntimeOptions:
 
     limits: Limits = Limits()  # of one session
     sessions_max: int = 100_000
+    sessions_per_principal_max: int | None = None  # None: no bound but `sessions_max`; the anonymous one has none
     resident_sessions_max: int = 10_000  # the restorer brings no more to life; with more, the longest idle leave
     session_ttl_seconds: float = 24 * 3600.0  # from the last activity
     reaper_rules: ReaperRules = ReaperRules()
@@ -166,6 +167,14 @@ class Runtime:
         require(await beginning.ask(say.Create).wait())
         return beginning.session
 
+    def usage(self) -> Mapping[str, ServerUsage]:
+        """Give the counts of each server, as they stand; they go on being counted."""
+        return self._shared.analytics.servers()
+
+    def usage_of(self, server_id: str) -> ServerUsage:
+        """Give the counts of one server, for whoever asks it past the sessions."""
+        return self._shared.analytics.server(server_id)
+
     def analytics(self) -> AnalyticsReport:
         """Say what the sessions were used for: of calls, since this process started."""
         residents = [actor.state for actor in self.registry.residents() if actor.is_loaded]
@@ -277,7 +286,12 @@ async def _living(keeper: _Keeper, connect: Connect | None, options: RuntimeOpti
             log_epoch=_draw_epoch() if _may_lose_what_was_told(keeper.store) else None,
             gate_open_always=options.gate_open_always,
         )
-        registry = Registry(shared, living, sessions_max=options.sessions_max)
+        registry = Registry(
+            shared,
+            living,
+            sessions_max=options.sessions_max,
+            sessions_per_principal_max=options.sessions_per_principal_max,
+        )
         try:
             yield registry
         finally:

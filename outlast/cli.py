@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast import __version__, operators
 from outlast.kinds import SWITCH
 from outlast.refusing import PROGRAM
 from outlast.refusing import refuse as _refuse
@@ -62,13 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) 
 def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from importlib import metadata
-
-    try:
-        version = metadata.version(PROGRAM)
-    except metadata.PackageNotFoundError:
-        version = "of this folder (not installed)"
-    click.echo(f"{PROGRAM} {version}")
+    click.echo(f"{PROGRAM} {__version__}")
     context.exit()
 
 
@@ -262,20 +257,27 @@ def _tell(line: str) -> None:
     click.echo(f"{PROGRAM}: {line}", err=True)  # stdout may be the document
 
 
-@_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
+@_program.command("health", short_help="Ask a running gateway how it is, and what to do about it.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
-def _health_command(url: str | None) -> int:
-    """Ask a running gateway whether it is alive and ready.
+@click.option("--cafile", type=click.Path(path_type=Path), metavar="FILE", help="Whom to trust (PEM), for https.")
+@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+def _health_command(url: str | None, cafile: Path | None, as_json: bool) -> int:
+    """Ask a running gateway how it is, and what to do about what is not well.
+
+    The report in full is for operators: from the gateway's own machine, or with its token in
+    OUTLAST_OPERATORS_TOKEN.
 
     \b
     Exit codes:
-      0  ready
-      1  alive, but not ready (starting, stopping, or its store is gone)
-      2  no answer, or bad input
+      0  healthy
+      1  degraded: it serves, and somebody should act; or it is starting or stopping
+      2  down: what it is for does not work; or no answer, or bad input
     """
+    import json
+
     import trio
 
-    from outlast.health import ask_health, health_base
+    from outlast.health import ask_health, health_base, trust
     from outlast.kinds import Refused
     from outlast.urls import local_url, read_address
 
@@ -284,8 +286,18 @@ def _health_command(url: str | None) -> int:
         base = health_base(url if url is not None else local_url(read_address(listen)))
     except Refused as refused:
         return _refuse(f"--url {redacted(url)}: {refused}" if url is not None else f"OUTLAST_LISTEN: {refused}")
-    health = trio.run(ask_health, base)
+    try:
+        context = None if cafile is None else trust(cafile)
+    except Refused as refused:
+        return _refuse(f"--cafile {cafile}: {refused}")
+    token = os.environ.get(facts()["operators_token"].variable) or None
+    health = trio.run(functools.partial(ask_health, base, token=token, context=context))
+    if as_json:
+        click.echo(json.dumps(health.as_json(), indent=2))
+        return health.code
     click.echo(f"{PROGRAM}: {health}")
+    for line in health.lines():
+        click.echo(line)
     return health.code
 
 
@@ -396,6 +408,10 @@ def _rekey(settings: Settings, *, only_count: bool, take_over: bool) -> Rekeyed:
             bar.update(done - bar.pos)
 
         return trio.run(functools.partial(rekey, settings, take_over=take_over, tell=tell))
+
+
+for _command in (operators.sessions, operators.analytics, operators.top):
+    _program.add_command(_command)
 
 
 def _about_usage(error: click.ClickException) -> str:
