@@ -35,7 +35,7 @@ _SDK_1_CLIENT = Path(__file__).parent / "sdk_1_client.py"
 _Mode = Literal["legacy", "auto"]
 
 
-@pytest.mark.parametrize("server", ["plain", "resumable", "stdio"])
+@pytest.mark.parametrize("server", ["plain", "stdio"])
 async def test_client_of_version_1_is_told_the_same(shared: SharedBed, tmp_path: Path, server: str) -> None:
     python = str(installing.python_peers() / "python")
     target = _command(tmp_path) if server == "stdio" else shared.direct_url(server)
