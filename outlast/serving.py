@@ -23,6 +23,7 @@ from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
 from outlast.access import authentication_of, tls_of
 from outlast.at_rest import codec_of
+from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
@@ -131,7 +132,7 @@ async def _serve(
     await serve_http(
         listeners,
         front,
-        asgi_app=asgi_app(front, limits=limits),
+        asgi_app=asgi_app(front, limits=limits, websocket=front.serve_socket),
         is_hot=front.is_hot,
         hot=settings.hot_road,
         limits=limits,
@@ -228,6 +229,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         connect_seconds_max=settings.connect_seconds_max,
         store_outage="degrade" if settings.store_outage == "degrade" else "refuse",
         store_outage_patience_seconds=settings.store_outage_patience_seconds,
+        own_tools=make_health_tool() if settings.expose_health_tool else None,
     )
 
 

@@ -29,6 +29,8 @@ def upstream_transport(target: targets.Target) -> str:
             return "stdio"
         case targets.SseTarget():
             return "sse"
+        case targets.WebSocketTarget():
+            return "websocket"
         case targets.HttpTarget():
             return "streamable-http"
 
@@ -118,6 +120,10 @@ def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str
             return HttpConnector(streamable, LegacySseConnector(pool, url, headers))
         case targets.SseTarget(url=url):
             return _Observed(LegacySseConnector(pool, url, headers), breaker)
+        case targets.WebSocketTarget(url=url):
+            from transport.upstreams.websocket import WebSocketConnector  # as below
+
+            return _Observed(WebSocketConnector(url, headers), breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 

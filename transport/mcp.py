@@ -238,6 +238,27 @@ def _classify_entries(session_id: str, revision_told: bool, entries: list[bytes]
     return Batch(session_id, revision_told, tuple(messages), tuple(refusals))
 
 
+def classify_socket_message(raw: bytes, session_id: str) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a message of a WebSocket is: 1 JSON and JSON-RPC, 2 `initialize` first, and once.
+
+    Args:
+      session_id: of the session that the connection has opened or come back to; "": none yet.
+    """
+    try:
+        message = jsonrpc.parse(raw)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    request_id = message.id if message.kind is Kind.REQUEST else None
+    if message.method == "initialize" and message.kind is Kind.REQUEST:
+        if session_id:
+            reason = "this connection has a session: initialize opens a new one, on a connection of its own"
+            return Rejection(400, jsonrpc.INVALID_REQUEST, reason, request_id)
+        return Initialize(message)
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "the session is not open yet: send initialize", request_id)
+    return classify_message(message, session_id)
+
+
 def classify_get(headers: Mapping[str, str]) -> Tail | Rejection:
     """Say what a GET is: 1 accept (406), 2 protocol version (400), 3 session id (400)."""
     if not accepts(headers.get("accept", ""), "text/event-stream"):

@@ -14,6 +14,7 @@ from outlast.targets import (
     SseTarget,
     StdioTarget,
     Target,
+    WebSocketTarget,
     missing_commands,
     parse_target,
     read_servers,
@@ -30,6 +31,8 @@ from outlast.urls import Address, local_url, read_address, redacted
         (" HTTPS://mcp.example ", HttpTarget("HTTPS://mcp.example")),
         ("sse+https://mcp.example/sse", SseTarget("https://mcp.example/sse")),
         ("SSE+HTTP://127.0.0.1:3000/sse", SseTarget("HTTP://127.0.0.1:3000/sse")),
+        ("ws://127.0.0.1:3000/ws", WebSocketTarget("ws://127.0.0.1:3000/ws")),
+        ("wss://mcp.example/ws?x=1", WebSocketTarget("wss://mcp.example/ws?x=1")),
         ("stdio:mcp-server-time", StdioTarget(("mcp-server-time",))),
         ("stdio:uvx 'my server' --x=a:b", StdioTarget(("uvx", "my server", "--x=a:b"))),
         ("stdio: npx -y tool", StdioTarget(("npx", "-y", "tool"))),
@@ -43,9 +46,9 @@ def test_a_target_is_understood(text: str, target: Target) -> None:
     ("text", "problem"),
     [
         ("sse+https://user:secret@mcp.example/sse", "user and password"),
-        ("sse+ftp://mcp.example/sse", "no kind of server"),
-        ("ws://mcp.example/ws", "not in this version"),
-        ("wss://mcp.example/ws", "not in this version"),
+        ("sse+ftp://mcp.example", "no kind of server"),
+        ("ws:mcp.example/ws", "names no host"),
+        ("wss://user@mcp.example/ws", "user and password"),
         ("mcp.example/mcp", "names no kind of server"),
         ("uvx mcp-server-time", "names no kind of server"),
         ("ftp://mcp.example", "'ftp' is no kind of server"),
@@ -104,7 +107,7 @@ def test_the_mark_of_event_stores_is_no_server_s_name() -> None:
 
 def test_every_wrong_server_is_named() -> None:
     with pytest.raises(Refused) as caught:
-        read_servers(("a=ws://x", "b=stdio:x", "a b=stdio:x", "b=stdio:y"))
+        read_servers(("a=ws:x", "b=stdio:x", "a b=stdio:x", "b=stdio:y"))
 
     assert len(caught.value.problems) == 3
 
