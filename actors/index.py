@@ -1,7 +1,7 @@
-"""The index: the header of every session that exists, and how many there are of each kind.
+"""The index: every session's header as last known, by id, and how many there are of each owner and each failure.
 
-Counts are kept with each change, not made by looking at all sessions: a hundred thousand of them are counted every few
-seconds by whoever watches the gateway.
+Counts are kept along with every change, so asking for one costs a look-up however many sessions there are: a hundred
+thousand of them are counted every few seconds by whoever watches the gateway.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from actors.ids import SessionId
+from actors.tally import Tally
 from persistence.records import SnapshotHeader
 
 
 class SessionIndex:
-    """Headers by session id, as last known."""
+    """Headers by session id."""
 
-    __slots__ = ("_failures", "_headers")
+    __slots__ = ("_failed", "_headers", "_owned")
 
     def __init__(self) -> None:
         self._headers: dict[SessionId, SnapshotHeader] = {}
-        self._failures: dict[str, int] = {}  # reason -> sessions; one without sessions is not in it
+        self._owned = Tally()
+        self._failed = Tally()  # by reason
+
+    def __repr__(self) -> str:
+        return f"SessionIndex({len(self)} sessions of {len(self._owned)} owners)"
 
     def __len__(self) -> int:
         return len(self._headers)
@@ -31,27 +36,32 @@ class SessionIndex:
         """Give every header, in no order. Do not wait while iterating."""
         return iter(self._headers.values())
 
+    def get(self, session_id: SessionId) -> SnapshotHeader | None:
+        """Give a session's header; None: there is no such session."""
+        return self._headers.get(session_id)
+
+    def owned_by(self, owner: str) -> int:
+        """How many sessions there are of an owner (a principal's digest)."""
+        return self._owned.of(owner)
+
     @property
     def uninitialized(self) -> int:
         """How many sessions are uninitialized."""
-        return sum(self._failures.values())
+        return self._failed.total
 
     def by_reason(self) -> Mapping[str, int]:
         """How many sessions are uninitialized, by reason."""
-        return dict(self._failures)
-
-    def get(self, session_id: SessionId) -> SnapshotHeader | None:
-        return self._headers.get(session_id)
+        return self._failed.counts()
 
     def put(self, header: SnapshotHeader) -> None:
-        """Add a session, or replace what is known of it."""
-        session_id = SessionId(header.session_id)
-        before = self._headers.get(session_id)
-        self._headers[session_id] = header
-        if before is not None and before.failure:
-            self._count(before.failure, -1)
+        """Add a session, or what is new of one."""
+        former = self._headers.get(SessionId(header.session_id))
+        if former is not None:
+            self._uncount(former)
+        self._owned.add(header.owner)
         if header.failure:
-            self._count(header.failure, 1)
+            self._failed.add(header.failure)
+        self._headers[SessionId(header.session_id)] = header
 
     def put_all(self, headers: Iterable[SnapshotHeader]) -> None:
         for header in headers:
@@ -63,15 +73,13 @@ class SessionIndex:
             self.put(header)
 
     def pop(self, session_id: SessionId) -> SnapshotHeader | None:
-        """Take a session out; None if it is not in."""
+        """Take a session out; None: it was not there."""
         header = self._headers.pop(session_id, None)
-        if header is not None and header.failure:
-            self._count(header.failure, -1)
+        if header is not None:
+            self._uncount(header)
         return header
 
-    def _count(self, reason: str, by: int) -> None:
-        count = self._failures.get(reason, 0) + by
-        if count:
-            self._failures[reason] = count
-        else:
-            del self._failures[reason]
+    def _uncount(self, header: SnapshotHeader) -> None:
+        self._owned.remove(header.owner)
+        if header.failure:
+            self._failed.remove(header.failure)

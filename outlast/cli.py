@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast import __version__, operators
 from outlast.kinds import SWITCH
 from outlast.refusing import PROGRAM
 from outlast.refusing import refuse as _refuse
@@ -62,9 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) 
 def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from outlast.version import version
-
-    click.echo(f"{PROGRAM} {version()}")
+    click.echo(f"{PROGRAM} {__version__}")
     context.exit()
 
 
@@ -260,8 +259,9 @@ def _tell(line: str) -> None:
 
 @_program.command("health", short_help="Ask a running gateway how it is, and what to do about it.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
+@click.option("--cafile", type=click.Path(path_type=Path), metavar="FILE", help="Whom to trust (PEM), for https.")
 @click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
-def _health_command(url: str | None, as_json: bool) -> int:
+def _health_command(url: str | None, cafile: Path | None, as_json: bool) -> int:
     """Ask a running gateway how it is, and what to do about what is not well.
 
     The report in full is for operators: from the gateway's own machine, or with its token in
@@ -277,7 +277,7 @@ def _health_command(url: str | None, as_json: bool) -> int:
 
     import trio
 
-    from outlast.health import ask_health, health_base
+    from outlast.health import ask_health, health_base, trust
     from outlast.kinds import Refused
     from outlast.urls import local_url, read_address
 
@@ -286,8 +286,12 @@ def _health_command(url: str | None, as_json: bool) -> int:
         base = health_base(url if url is not None else local_url(read_address(listen)))
     except Refused as refused:
         return _refuse(f"--url {redacted(url)}: {refused}" if url is not None else f"OUTLAST_LISTEN: {refused}")
+    try:
+        context = None if cafile is None else trust(cafile)
+    except Refused as refused:
+        return _refuse(f"--cafile {cafile}: {refused}")
     token = os.environ.get(facts()["operators_token"].variable) or None
-    health = trio.run(functools.partial(ask_health, token=token), base)
+    health = trio.run(functools.partial(ask_health, base, token=token, context=context))
     if as_json:
         click.echo(json.dumps(health.as_json(), indent=2))
         return health.code
@@ -404,6 +408,10 @@ def _rekey(settings: Settings, *, only_count: bool, take_over: bool) -> Rekeyed:
             bar.update(done - bar.pos)
 
         return trio.run(functools.partial(rekey, settings, take_over=take_over, tell=tell))
+
+
+for _command in (operators.sessions, operators.analytics, operators.top):
+    _program.add_command(_command)
 
 
 def _about_usage(error: click.ClickException) -> str:

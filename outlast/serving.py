@@ -21,8 +21,10 @@ import trio
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
-from outlast.access import authentication_of, tls_of
+from outlast.access import authentication_of
+from outlast.administering import administration_of
 from outlast.at_rest import codec_of
+from outlast.certificate import CertificateFiles, keep_fresh, tls_of
 from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
@@ -38,6 +40,7 @@ from transport.guard import make_policy
 from transport.handler import HttpLimits
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.stateless import StatelessUpstream
@@ -93,10 +96,11 @@ async def serve(
             pool,
             upstreams,
             headers=settings.server_headers,
+            environment=settings.server_environment,
             idle_seconds=settings.stdio_idle_seconds,
         )
         opened.callback(upstreams.cancel_scope.cancel)
-        connect = Upstreams(settings.servers, pool, settings.server_headers)
+        connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
@@ -112,6 +116,8 @@ async def serve(
         monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
             serving.start_soon(monitoring.run)
+            if settings.certfile is not None and settings.keyfile is not None:
+                serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
             front.open(gateway)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
@@ -192,10 +198,11 @@ def _gateway(
             call_seconds_max=settings.call_seconds_max,
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
-        operations=operations,
+        operations=(administration_of(runtime, upstreams), *operations),
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
+        quota=Quota(settings.exchanges_per_principal_max),
     )
 
 
@@ -217,6 +224,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
             call_total_seconds_max=settings.call_total_seconds_max,
         ),
         sessions_max=settings.sessions_max,
+        sessions_per_principal_max=settings.sessions_per_principal_max,
         resident_sessions_max=settings.resident_sessions_max,
         session_ttl_seconds=settings.session_ttl_seconds,
         reaper_rules=ReaperRules(

@@ -12,6 +12,7 @@ import trio
 
 from actors.restorer import RestoreProgress
 from actors.runtime import Runtime
+from outlast import __version__
 from outlast.health_facts import (
     HealthFacts,
     LoopFacts,
@@ -23,7 +24,6 @@ from outlast.health_facts import (
 )
 from outlast.probing import Probe, StoreProber
 from outlast.upstreams import Upstreams
-from outlast.version import version
 from outlast.watchdog import Watchdog
 
 
@@ -56,7 +56,7 @@ class Vitals:
         """
         writer = self.runtime.writer.statistics()
         return HealthFacts(
-            version=version(),
+            version=__version__,
             up_seconds=trio.current_time() - self._began_seconds,
             not_ready_reason=self.not_ready_reason(),
             store=self._store(probe or self.prober.last),

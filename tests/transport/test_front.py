@@ -27,7 +27,7 @@ async def test_requests_wait_for_the_gateway_and_are_answered_by_it(autojump_clo
     async with open_world() as world, trio.open_nursery() as nursery:
         nursery.start_soon(front, exchange)
         await wait_all_tasks_blocked()
-        assert not exchange.status
+        assert not exchange.finished
         front.open(_gateway(world.runtime))
         assert not front.is_hot(exchange.head)
     assert exchange.status == 404
