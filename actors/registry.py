@@ -107,6 +107,10 @@ class Registry:
         """Give every session's header as last known, in no order. Do not wait while iterating."""
         return iter(self._index)
 
+    def header(self, session_id: SessionId) -> SnapshotHeader | None:
+        """Give a session's header as last known; None if there is no such session."""
+        return self._index.get(session_id)
+
     def residents(self) -> list[SessionActor]:
         """Give the live actors."""
         return list(self._residents.values())
@@ -225,7 +229,7 @@ class Registry:
     def remove(self, session_id: SessionId, reason: str) -> None:
         """End a session from our side (expired, uninitialized, an operator's wish), soon and without waiting."""
         actor = self._residents.get(session_id)
-        if actor is not None:
+        if actor is not None and not actor.ended:  # one that has ended, and is about to leave, takes nothing more
             actor.tell(say.Close(0, reason))
             return
         header = self._index.pop(session_id)

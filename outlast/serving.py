@@ -21,6 +21,7 @@ from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
 from outlast.access import authentication_of
+from outlast.administering import administration_of
 from outlast.at_rest import codec_of
 from outlast.certificate import CertificateFiles, keep_fresh, tls_of
 from outlast.progress import restoring_progress
@@ -185,6 +186,7 @@ def _gateway(
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
         breakers=upstreams.breakers,
+        operations=(administration_of(runtime, upstreams),),
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
         quota=Quota(settings.exchanges_per_principal_max),
