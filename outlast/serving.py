@@ -23,7 +23,7 @@ from actors.state import Limits
 from outlast.access import authentication_of
 from outlast.administering import administration_of
 from outlast.at_rest import codec_of
-from outlast.certificate import CertificateFiles, keep_fresh, tls_of
+from outlast.certificate import certificate_files, keep_fresh, tls_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
@@ -107,9 +107,11 @@ async def serve(
         async with trio.open_nursery() as serving:
             serving.start_soon(Watchdog().run)
             served = trio.Event()
+            certificate = certificate_files(settings)
+            certificate_state = certificate.state() if certificate is not None else None  # before it is loaded
             server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
-            if settings.certfile is not None and settings.keyfile is not None:
-                serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
+            if certificate is not None:
+                serving.start_soon(keep_fresh, certificate, certificate_state, server.renew_tls)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
