@@ -30,6 +30,7 @@ from actors.inbox import LinkInbox
 from actors.interruption import outcomes_held, outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.link_holder import LinkHolder, Opened
+from actors.log_context import speaking_for
 from actors.mailbox import Mailbox, OneShot
 from actors.overdue import GRAIN_SECONDS
 from actors.snapshots import from_snapshot, to_snapshot
@@ -370,6 +371,7 @@ class SessionActor:
             one_shot.set(in_doubt.get(ticket, outcome))
 
     def _adopt(self, state: SessionState) -> None:
+        speaking_for(self.session_id, state.server_id)
         self._state = state
         self._gate = Gate(state.revision, open_always=self._shared.gate_open_always)
 

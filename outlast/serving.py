@@ -26,6 +26,7 @@ from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from outlast.watchdog import Watchdog
+from transport.access_log import AccessLog
 from transport.asgi import asgi_app
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
@@ -176,7 +177,17 @@ def _gateway(
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
+        access_log=_access_log(settings),
     )
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    match settings.access_log:
+        case "all":
+            return AccessLog("all")
+        case "errors":
+            return AccessLog("errors")
+    return None
 
 
 def _runtime_options(settings: Settings) -> RuntimeOptions:

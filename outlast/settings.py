@@ -344,6 +344,13 @@ class Settings:
         "how to log: json, console, or auto (console on a terminal)",
         flag=True,
     )
+    # Not every request by default: proxies in front have such a log, and a busy gateway would write gigabytes a day.
+    access_log: str = _setting(
+        choice("off", "errors", "all"),
+        "errors",
+        "which requests to log when they are answered: off, errors (answers of 500 and above), or all",
+        flag=True,
+    )
 
 
 @attrs.frozen

@@ -51,6 +51,11 @@ class Exchange(Protocol):
         """What was asked."""
         ...
 
+    @property
+    def status(self) -> int:
+        """The answer's status; 0 until an answer has begun."""
+        ...
+
     async def body(self) -> bytes:
         """Read the whole body.
 

@@ -19,8 +19,10 @@ import msgspec
 
 from actors import jsonrpc
 from actors.ids import ANONYMOUS
+from actors.log_context import serving
 from actors.runtime import Runtime
 from transport import guard
+from transport.access_log import AccessLog
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
 from transport.clients.stateless import Stateless, StatelessOptions
@@ -30,6 +32,7 @@ from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.served import ServedRequest
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -52,6 +55,7 @@ class Gateway:
         operators: Operators = Operators(),
         breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         """
         Args:
@@ -63,14 +67,17 @@ class Gateway:
           operators: who may use those that are for operators only.
           breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
+          access_log: told of each request that was answered; None: nobody is.
         """
         self._runtime = runtime
         self._policy = policy
         self._operations = tuple(operations)
         self._operators = operators
         self._authentication = authentication
+        self._access_log = access_log
         self._draining = False
         self._faces: dict[str, Face] = {}
+        self._server_of: dict[str, str] = {}  # by path, for logs
         self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
             breaker = (breakers or {}).get(name)
@@ -83,6 +90,7 @@ class Gateway:
             self._faces[f"/servers/{name}/mcp"] = face
             if len(servers) == 1:
                 self._faces["/mcp"] = face
+            self._server_of |= {path: name for path in self._faces if path not in self._server_of}
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""
@@ -90,6 +98,20 @@ class Gateway:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
+        head = exchange.head
+        served = ServedRequest(head, self._server_of.get(head.path, ""))
+        serving(served)
+        try:
+            await self._answer(exchange)
+        except BaseException as error:  # told of, and raised again; its own line, if any, still names the request
+            if self._access_log is not None:
+                self._access_log.note(served, exchange, error)
+            raise
+        if self._access_log is not None:
+            self._access_log.note(served, exchange)
+        served.end()
+
+    async def _answer(self, exchange: Exchange) -> None:
         head = exchange.head
         refusal = guard.guard(head, self._policy)
         if refusal is not None:
