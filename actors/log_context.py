@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 import trio
 
-# 36 of a session id's 192 random bits: enough to find its lines, far too little to be let in with.
-SHORT_CHARACTERS = 6
+from persistence.shown import shown_id
 
 
 class Served(Protocol):
@@ -52,11 +51,6 @@ def speaking_for(session_id: str, server_id: str = "") -> None:
     _SESSION.set((session_id, server_id))
 
 
-def short(session_id: str) -> str:
-    """Give as much of a session's id as may be shown."""
-    return session_id[:SHORT_CHARACTERS]
-
-
 def start_apart(nursery: trio.Nursery, run: Callable[..., Awaitable[object]], *args: Any) -> None:
     """Start a task that works for many: its lines are of no session, and of no request."""
     Context().run(nursery.start_soon, run, *args)
@@ -68,7 +62,7 @@ def log_fields() -> dict[str, str]:
     session = _SESSION.get()
     if session is not None:
         session_id, server_id = session
-        fields["session"] = short(session_id)
+        fields["session"] = shown_id(session_id)
         if server_id:
             fields["server"] = server_id
     request = _REQUEST.get()

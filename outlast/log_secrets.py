@@ -138,7 +138,8 @@ def _forms(secret: str) -> Iterator[str]:
     """Give the ways in which a line may write a text."""
     if len(secret) < _SECRET_CHARACTERS_MIN:
         return
-    yield secret
-    yield json.dumps(secret)[1:-1]
-    yield json.dumps(secret, ensure_ascii=False)[1:-1]
-    yield repr(secret)[1:-1]
+    escaped = secret.encode("unicode_escape").decode()
+    for text in {secret, repr(secret)[1:-1], escaped, escaped.replace("'", "\\'")}:  # as it is, and within a `repr`
+        yield text
+        yield json.dumps(text)[1:-1]
+        yield json.dumps(text, ensure_ascii=False)[1:-1]

@@ -122,7 +122,8 @@ def _shown_store(raw: object) -> str:
     """A path holds no secret; the URL of anything else may."""
     if not isinstance(raw, str) or raw.startswith("sqlite:"):
         return repr(raw)
-    return repr(redacted(raw))
+    first, *others = raw.split() or [""]
+    return repr(redacted(first) + (" ..." if others else ""))
 
 
 def _is_host_pattern(text: str) -> bool:

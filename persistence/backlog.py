@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 
 from persistence.records import Batch, Fence, LogEntry, Snapshot, Tombstone, Trim
+from persistence.shown import shown_id
 from persistence.store import StoreFull
 
 Freeze = Callable[[], Snapshot]
@@ -236,6 +237,8 @@ def _batch(fence: Fence, pending: dict[str, Pending], soft: dict[str, Soft]) -> 
 def _frozen(session_id: str, revision: int, freeze: Freeze) -> Snapshot:
     snapshot = freeze()
     header = snapshot.header
-    assert header.session_id == session_id, f"session {session_id} froze a snapshot of {header.session_id}"
-    assert header.revision >= revision, f"session {session_id} submitted {revision}, froze {header.revision}"
+    assert header.session_id == session_id, (
+        f"session {shown_id(session_id)} froze a snapshot of {shown_id(header.session_id)}"
+    )
+    assert header.revision >= revision, f"session {shown_id(session_id)} submitted {revision}, froze {header.revision}"
     return snapshot

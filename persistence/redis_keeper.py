@@ -33,6 +33,7 @@ from persistence.redis_nodes import Call, Declined, Nodes
 from persistence.redis_records import MARGIN_SECONDS, Share, tag_of
 from persistence.redis_scripts import FORMAT
 from persistence.redis_url import RedisPlace
+from persistence.shown import shown_id
 from persistence.store import (
     FenceLost,
     LeaseHeld,
@@ -182,7 +183,7 @@ class RedisKeeper:
             return None
         [header] = redis_records.unpack_headers(packed)
         if not record:
-            raise SnapshotCorrupt(f"session {session_id}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}: its record is in quarantine")
         try:
             return self.codec.open_snapshot(header, record)
         except SnapshotCorrupt as error:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import trio
 
-from actors.log_context import short
+from persistence.shown import shown_id
 from transport.exchange import RequestHead
 
 # Taken over from a proxy in front, so that its lines and ours can be joined; anything else is no id, and may be long
@@ -53,7 +53,7 @@ class ServedRequest:
         fields = {"request": self._id(head)}
         session_id = head.headers.get("mcp-session-id", "")
         if session_id:
-            fields["session"] = short(session_id)
+            fields["session"] = shown_id(session_id)
         if self.server:
             fields["server"] = self.server
         return fields
