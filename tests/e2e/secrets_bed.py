@@ -144,6 +144,7 @@ def _environment(planted: Planted, upstream: Upstream, directory: Path, form: st
         "OUTLAST_LOG_LEVEL": "debug",
         "OUTLAST_LOG_FORMAT": form,
         "OUTLAST_ACCESS_LOG": "all",
+        "OUTLAST_RESTORE_WAIT_SECONDS": "1",  # for servers that are not there
     }
 
 
