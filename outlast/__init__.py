@@ -23,9 +23,11 @@ check_rooms()
 
 if TYPE_CHECKING:
     from actors import jsonrpc
+    from actors.analytics import AnalyticsReport, ToolUsage
     from actors.answering import AnsweringLink, connect_to
+    from actors.call_history import CallPage, CallRecord
     from actors.event_log import CursorLost
-    from actors.handle import CommandRejected, Event, SessionHandle, SessionUnavailable
+    from actors.handle import CommandRejected, Event, OutcomeUnknown, SessionHandle, SessionUnavailable
     from actors.ids import ANONYMOUS, InvalidEventId, Principal
     from actors.jsonrpc import Message, RequestFailed
     from actors.keeping import Unkeepable
@@ -56,9 +58,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "actors.analytics": ("AnalyticsReport", "ToolUsage"),
     "actors.answering": ("AnsweringLink", "connect_to"),
+    "actors.call_history": ("CallPage", "CallRecord"),
     "actors.event_log": ("CursorLost",),
-    "actors.handle": ("CommandRejected", "Event", "SessionHandle", "SessionUnavailable"),
+    "actors.handle": ("CommandRejected", "Event", "OutcomeUnknown", "SessionHandle", "SessionUnavailable"),
     "actors.ids": ("ANONYMOUS", "InvalidEventId", "Principal"),
     "actors.jsonrpc": ("Message", "RequestFailed"),
     "actors.keeping": ("Unkeepable",),
@@ -97,7 +101,10 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "ANONYMOUS",
     "About",
+    "AnalyticsReport",
     "AnsweringLink",
+    "CallPage",
+    "CallRecord",
     "Codec",
     "CommandRejected",
     "Connect",
@@ -120,6 +127,7 @@ __all__ = [
     "Link",
     "LinkLost",
     "Message",
+    "OutcomeUnknown",
     "Principal",
     "RequestFailed",
     "Runtime",
@@ -132,6 +140,7 @@ __all__ = [
     "SessionUnavailable",
     "Settings",
     "TooManySessions",
+    "ToolUsage",
     "Unkeepable",
     "connect_to",
     "export_sessions",

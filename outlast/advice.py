@@ -15,7 +15,7 @@ from outlast.access import asks_for_tokens, is_loopback
 from outlast.kinds import affordable_connections
 from outlast.settings import Settings
 from outlast.sources import CONFIG_VARIABLE
-from outlast.targets import HttpTarget
+from outlast.targets import HttpTarget, SseTarget, WebSocketTarget
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO  # rights of group and others
 
@@ -68,10 +68,10 @@ def _open_to_others(file: Path) -> bool:
 def _about_clear_headers(settings: Settings) -> Iterator[str]:
     for name in settings.server_headers:
         target = settings.servers.get(name)
-        if isinstance(target, HttpTarget):
+        if isinstance(target, HttpTarget | SseTarget | WebSocketTarget):
             parts = urlsplit(target.url)
-            if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-                yield f"server_headers: what is for {name!r} goes to {parts.hostname} in clear: use an https URL"
+            if parts.scheme in ("http", "ws") and not is_loopback(parts.hostname or ""):
+                yield f"server_headers: what is for {name!r} goes to {parts.hostname} in clear: use https or wss"
 
 
 def _about_connections(settings: Settings, affordable: int) -> Iterator[str]:

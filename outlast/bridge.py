@@ -101,6 +101,7 @@ def _runtime_options(options: BridgeOptions) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=options.calls_in_flight_max,
+            streams_kept_max=max(Limits().streams_kept_max, options.calls_in_flight_max),
             event_bytes_max=EVENT_BYTES_MAX,  # whatever could be received can be passed on
             link_wait_seconds=options.wait_seconds,
             opening_seconds_max=max(60.0, options.wait_seconds),  # servers that install themselves first

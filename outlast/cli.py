@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast import __version__, operators
 from outlast.kinds import SWITCH
 from outlast.refusing import PROGRAM
 from outlast.refusing import refuse as _refuse
@@ -62,13 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) 
 def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from importlib import metadata
-
-    try:
-        version = metadata.version(PROGRAM)
-    except metadata.PackageNotFoundError:
-        version = "of this folder (not installed)"
-    click.echo(f"{PROGRAM} {version}")
+    click.echo(f"{PROGRAM} {__version__}")
     context.exit()
 
 
@@ -222,6 +217,11 @@ def _gateway() -> Serve:
     return serve
 
 
+_take_over_flag = click.option(
+    "--take-over", is_flag=True, help="Take the store from a gateway that is serving from it; that one ends."
+)
+
+
 def _store_flags(command: Callable[..., int]) -> Callable[..., int]:
     """Add what says which store is meant, in the same words as `serve`."""
     return _config_option(_setting_flag(facts()["store"])(command))
@@ -258,7 +258,8 @@ def _export_command(config: Path | None, store: str | None, output: str, with_se
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_store_flags
 @click.option("--replace", is_flag=True, help="Replace sessions that the store has already.")
-def _import_command(file: Path, config: Path | None, store: str | None, replace: bool) -> int:
+@_take_over_flag
+def _import_command(file: Path, config: Path | None, store: str | None, replace: bool, take_over: bool) -> int:
     """Write the sessions of a document into a store.
 
     All of the document is checked before anything is written; what is wrong is named by its path in it. The store
@@ -269,7 +270,7 @@ def _import_command(file: Path, config: Path | None, store: str | None, replace:
         return settings
     from outlast.moving import run_import
 
-    return run_import(settings, file, replace=replace, tell=_tell, refuse=_refuse)
+    return run_import(settings, file, replace=replace, take_over=take_over, tell=_tell, refuse=_refuse)
 
 
 def _store_settings(config: Path | None, store: str | None) -> Settings | int:
@@ -289,7 +290,8 @@ def _tell(line: str) -> None:
 
 @_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
-def _health_command(url: str | None) -> int:
+@click.option("--cafile", type=click.Path(path_type=Path), metavar="FILE", help="Whom to trust (PEM), for https.")
+def _health_command(url: str | None, cafile: Path | None) -> int:
     """Ask a running gateway whether it is alive and ready.
 
     \b
@@ -300,7 +302,7 @@ def _health_command(url: str | None) -> int:
     """
     import trio
 
-    from outlast.health import ask_health, health_base
+    from outlast.health import ask_health, health_base, trust
     from outlast.kinds import Refused
     from outlast.urls import local_url, read_address
 
@@ -309,7 +311,11 @@ def _health_command(url: str | None) -> int:
         base = health_base(url if url is not None else local_url(read_address(listen)))
     except Refused as refused:
         return _refuse(f"--url {redacted(url)}: {refused}" if url is not None else f"OUTLAST_LISTEN: {refused}")
-    health = trio.run(ask_health, base)
+    try:
+        context = None if cafile is None else trust(cafile)
+    except Refused as refused:
+        return _refuse(f"--cafile {cafile}: {refused}")
+    health = trio.run(functools.partial(ask_health, base, context=context))
     click.echo(f"{PROGRAM}: {health}")
     return health.code
 
@@ -370,7 +376,8 @@ def _keygen_command() -> int:
 @_setting_flag(facts()["data_directory"])
 @_setting_flag(facts()["store"])
 @click.option("--count", "only_count", is_flag=True, help="Only count the records by key; change nothing.")
-def _rekey_command(config: Path | None, only_count: bool, **given: object) -> int:
+@_take_over_flag
+def _rekey_command(config: Path | None, only_count: bool, take_over: bool, **given: object) -> int:
     """Encrypt all stored records with the newest key of SESSION_ENCRYPTION_KEY, its first one.
 
     The gateway must not be running on that store. To change a key: put the new one in front of the old one,
@@ -396,7 +403,7 @@ def _rekey_command(config: Path | None, only_count: bool, **given: object) -> in
         return _refuse(*error.lines)
     _log_as(settings)
     try:
-        rekeyed = _rekey(settings, only_count=only_count)
+        rekeyed = _rekey(settings, only_count=only_count, take_over=take_over)
     except (StartRefused, StoreError, KeyboardInterrupt) as error:
         ending = ending_of(error, listen=settings.listen, ready=False)
         assert ending is not None, "these are known"
@@ -408,7 +415,7 @@ def _rekey_command(config: Path | None, only_count: bool, **given: object) -> in
     return 0
 
 
-def _rekey(settings: Settings, *, only_count: bool) -> Rekeyed:
+def _rekey(settings: Settings, *, only_count: bool, take_over: bool) -> Rekeyed:
     import trio
 
     from outlast.rekey import Rekeyed, count_by_key, rekey
@@ -421,7 +428,11 @@ def _rekey(settings: Settings, *, only_count: bool) -> Rekeyed:
             bar.length = total
             bar.update(done - bar.pos)
 
-        return trio.run(functools.partial(rekey, settings, tell=tell))
+        return trio.run(functools.partial(rekey, settings, take_over=take_over, tell=tell))
+
+
+for _command in (operators.sessions, operators.analytics, operators.top):
+    _program.add_command(_command)
 
 
 def _about_usage(error: click.ClickException) -> str:

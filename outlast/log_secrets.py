@@ -18,7 +18,7 @@ from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from outlast.settings import Settings, facts
-from outlast.targets import HttpTarget, StdioTarget
+from outlast.targets import HttpTarget, SseTarget, StdioTarget, WebSocketTarget
 from persistence.key_ring import KeyRing
 
 Scrub: TypeAlias = Callable[[str], str]
@@ -89,7 +89,7 @@ def secret_texts(value: object) -> Iterator[str]:
         case Mapping():
             for inner in value.values():
                 yield from secret_texts(inner)
-        case HttpTarget(url=url):
+        case HttpTarget(url=url) | SseTarget(url=url) | WebSocketTarget(url=url):
             yield from _of_url(url)
         case StdioTarget(command=command):
             yield from _of_command(command)

@@ -20,20 +20,24 @@ import trio
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
-from outlast.access import authentication_of, tls_of
+from outlast.access import authentication_of
+from outlast.administering import administration_of
 from outlast.at_rest import codec_of
+from outlast.certificate import CertificateFiles, keep_fresh, tls_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from outlast.watchdog import Watchdog
 from transport.access_log import AccessLog
 from transport.asgi import asgi_app
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
 from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.stateless import StatelessUpstream
@@ -85,10 +89,11 @@ async def serve(
             pool,
             upstreams,
             headers=settings.server_headers,
+            environment=settings.server_environment,
             idle_seconds=settings.stdio_idle_seconds,
         )
         opened.callback(upstreams.cancel_scope.cancel)
-        connect = Upstreams(settings.servers, pool, settings.server_headers)
+        connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
@@ -104,6 +109,8 @@ async def serve(
             serving.start_soon(Watchdog().run)
             served = trio.Event()
             server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
+            if settings.certfile is not None and settings.keyfile is not None:
+                serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
@@ -123,7 +130,7 @@ async def _serve(
     await serve_http(
         listeners,
         gateway,
-        asgi_app=asgi_app(gateway, limits=limits),
+        asgi_app=asgi_app(gateway, limits=limits, websocket=gateway.serve_socket),
         is_hot=gateway.is_hot,
         hot=settings.hot_road,
         limits=limits,
@@ -168,6 +175,11 @@ def _gateway(
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        sse_options=LegacySseOptions(
+            keepalive_comment_seconds=settings.keepalive_comment_seconds,
+            away_seconds_max=settings.sse_session_ttl_seconds,
+            public_path_prefix=settings.public_path_prefix,
+        ),
         stateless=stateless,
         stateless_options=StatelessOptions(
             calls_max=settings.stateless_calls_in_flight_max,
@@ -175,9 +187,11 @@ def _gateway(
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
         breakers=upstreams.breakers,
+        operations=(administration_of(runtime, upstreams),),
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
         access_log=_access_log(settings),
+        quota=Quota(settings.exchanges_per_principal_max),
     )
 
 
@@ -194,20 +208,27 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
+            streams_kept_max=max(Limits().streams_kept_max, settings.calls_in_flight_max),
             events_per_session_max=settings.events_per_session_max,
             events_bytes_max=settings.events_bytes_max,
             event_bytes_max=settings.event_bytes_max,
+            call_history_max=settings.call_history_max,
+            call_history_bytes_max=settings.call_history_bytes_max,
+            call_history_contents=settings.call_history_contents,
+            call_history_content_bytes_max=settings.call_history_content_bytes_max,
             answer_json_within_seconds=settings.answer_json_within_seconds,
             link_wait_seconds=settings.restore_wait_seconds,
             call_seconds_max=settings.call_seconds_max,
             call_total_seconds_max=settings.call_total_seconds_max,
         ),
         sessions_max=settings.sessions_max,
+        sessions_per_principal_max=settings.sessions_per_principal_max,
         resident_sessions_max=settings.resident_sessions_max,
         session_ttl_seconds=settings.session_ttl_seconds,
         reaper_rules=ReaperRules(
             passivate_after_seconds=settings.passivate_after_seconds,
             passivate_unresumable_after_seconds=settings.stdio_idle_seconds,
+            brief_ttl_seconds_max=settings.sse_session_ttl_seconds,
         ),
         restore_permits=settings.restore_permits,
         restore_permits_per_server=settings.restore_permits_per_server,

@@ -4,7 +4,9 @@ One handler for every request, whichever server carries it: `http1.py` on the ho
 elsewhere.
 
     /servers/{name}/mcp     Streamable HTTP, of sessions and (2026-07-28) without
-    /mcp                    the same, when one server is configured
+    /servers/{name}/sse     HTTP+SSE of 2024-11-05, with /servers/{name}/messages
+    /servers/{name}/ws      WebSocket
+    /mcp  /sse  /messages  /ws   the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
     /.well-known/oauth-protected-resource...   how to get a token, where tokens are asked for
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
@@ -25,14 +27,19 @@ from transport import guard
 from transport.access_log import AccessLog
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
+from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
+from transport.clients.websocket import WebSocketFace
 from transport.exchange import Exchange, Headers, RequestHead
 from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.served import ServedRequest
+from transport.socket_exchange import SocketExchange
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -49,6 +56,7 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        sse_options: LegacySseOptions = LegacySseOptions(),
         stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
@@ -56,6 +64,7 @@ class Gateway:
         breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
         access_log: AccessLog | None = None,
+        quota: Quota | None = None,
     ) -> None:
         """
         Args:
@@ -68,6 +77,7 @@ class Gateway:
           breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
           access_log: told of each request that was answered; None: nobody is.
+          quota: how much each of them may use; None: the default.
         """
         self._runtime = runtime
         self._policy = policy
@@ -75,8 +85,10 @@ class Gateway:
         self._operators = operators
         self._authentication = authentication
         self._access_log = access_log
+        self._quota = quota or Quota()
         self._draining = False
         self._faces: dict[str, Face] = {}
+        self._sockets: dict[str, WebSocketFace] = {}
         self._server_of: dict[str, str] = {}  # by path, for logs
         self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
@@ -87,10 +99,17 @@ class Gateway:
             if name in stateless:
                 self._stateless.append(Stateless(stateless[name], stateless_options))
                 face = BothEras(face, self._stateless[-1])
-            self._faces[f"/servers/{name}/mcp"] = face
+            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
+            faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
+            self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
             if len(servers) == 1:
-                self._faces["/mcp"] = face
-            self._server_of |= {path: name for path in self._faces if path not in self._server_of}
+                self._faces |= {f"/{path}": each for path, each in faces.items()}
+            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
+            self._sockets[f"/servers/{name}/ws"] = socket_face
+            if len(servers) == 1:
+                self._sockets["/ws"] = socket_face
+            paths = (*self._faces, *self._sockets)
+            self._server_of |= {path: name for path in paths if path not in self._server_of}
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""
@@ -134,12 +153,62 @@ class Gateway:
     async def _authenticated(
         self, exchange: Exchange, face: Face, authentication: Authentication, extra: Headers
     ) -> None:
-        head = exchange.head
-        identity = authentication.remembered(head) or await authentication.identify(head)
-        if isinstance(identity, Identity):
-            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
-        else:
+        identity = await self._admit(exchange.head, authentication)
+        if not isinstance(identity, Identity):
             await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
+            return
+        try:
+            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
+        finally:
+            self._quota.leave(identity.principal)
+
+    async def _admit(self, head: RequestHead, authentication: Authentication) -> Identity | guard.Rejection:
+        """Say who asks, and count it until it leaves the quota; or what to answer."""
+        identity = authentication.remembered(head) or await authentication.identify(head)
+        if not isinstance(identity, Identity):
+            return identity
+        return self._quota.enter(identity.principal) or identity
+
+    async def serve_socket(self, socket: SocketExchange) -> None:
+        """Serve one WebSocket connection; who may come is decided before it is accepted.
+
+        Raises:
+          SocketGone: the client went away.
+        """
+        served = ServedRequest(socket.head, self._server_of.get(socket.head.path, ""))
+        serving(served)
+        try:
+            await self._answer_socket(socket)
+        finally:
+            served.end()
+
+    async def _answer_socket(self, socket: SocketExchange) -> None:
+        head = socket.head
+        refusal = guard.guard(head, self._policy)
+        if refusal is not None:
+            await socket.refuse(refusal.status, refusal.headers, refusal.body)
+            return
+        face = self._sockets.get(head.path)
+        if face is None:
+            known = ", ".join(sorted(self._sockets))
+            reason = f"no WebSocket is served at this path; they are at {known}"
+            await socket.refuse(404, JSON_HEADERS, error_body(reason, jsonrpc.METHOD_NOT_FOUND))
+        elif self._authentication is None:
+            await face.serve(socket, ANONYMOUS)
+        else:
+            await self._socket_of_somebody(socket, face, self._authentication)
+
+    async def _socket_of_somebody(
+        self, socket: SocketExchange, face: WebSocketFace, authentication: Authentication
+    ) -> None:
+        identity = await self._admit(socket.head, authentication)
+        if not isinstance(identity, Identity):
+            await socket.refuse(identity.status, identity.headers, identity.body)
+            return
+        try:
+            await face.serve(socket, identity.principal, authentication.deadline(identity))
+        finally:
+            self._quota.leave(identity.principal)
 
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
@@ -158,7 +227,7 @@ class Gateway:
             await operation.operate(exchange, is_operator, extra)
 
     async def _tell_metadata(self, exchange: Exchange, authentication: Authentication, extra: Headers) -> None:
-        document = authentication.resource.metadata(exchange.head, list(self._faces))
+        document = authentication.resource.metadata(exchange.head, [*self._faces, *self._sockets])
         if document is None:
             body = error_body("there is no MCP endpoint at this path", jsonrpc.METHOD_NOT_FOUND)
             await exchange.respond(404, (*JSON_HEADERS, *extra), body)
@@ -168,8 +237,11 @@ class Gateway:
 
     async def _probe(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
-        if head.path not in ("/healthz", "/readyz"):
-            known = ", ".join(sorted(self._faces))
+        if head.path in self._sockets:
+            headers = (*JSON_HEADERS, (b"upgrade", b"websocket"), *extra)
+            await exchange.respond(426, headers, error_body("only WebSocket is spoken at this path"))
+        elif head.path not in ("/healthz", "/readyz"):
+            known = ", ".join(sorted((*self._faces, *self._sockets)))
             body = error_body(f"there is nothing at this path; MCP is served at {known}", jsonrpc.METHOD_NOT_FOUND)
             await exchange.respond(404, (*JSON_HEADERS, *extra), body)
         elif head.method not in ("GET", "HEAD"):
@@ -201,6 +273,8 @@ class Gateway:
         self._runtime.registry.drain()
         for face in set(self._faces.values()):
             face.end_standalone_streams()
+        for socket_face in set(self._sockets.values()):
+            socket_face.drain()
 
     async def wait_quiet(self) -> None:
         """Wait until no request that belongs to no session is in flight. Cancellation: safe."""

@@ -9,7 +9,6 @@ Streamable HTTP).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
 from actors.messages import Problem
+from actors.reading import reader
 from actors.state import SetupChange
 
 HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -238,6 +238,27 @@ def _classify_entries(session_id: str, revision_told: bool, entries: list[bytes]
     return Batch(session_id, revision_told, tuple(messages), tuple(refusals))
 
 
+def classify_socket_message(raw: bytes, session_id: str) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a message of a WebSocket is: 1 JSON and JSON-RPC, 2 `initialize` first, and once.
+
+    Args:
+      session_id: of the session that the connection has opened or come back to; "": none yet.
+    """
+    try:
+        message = jsonrpc.parse(raw)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    request_id = message.id if message.kind is Kind.REQUEST else None
+    if message.method == "initialize" and message.kind is Kind.REQUEST:
+        if session_id:
+            reason = "this connection has a session: initialize opens a new one, on a connection of its own"
+            return Rejection(400, jsonrpc.INVALID_REQUEST, reason, request_id)
+        return Initialize(message)
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "the session is not open yet: send initialize", request_id)
+    return classify_message(message, session_id)
+
+
 def classify_get(headers: Mapping[str, str]) -> Tail | Rejection:
     """Say what a GET is: 1 accept (406), 2 protocol version (400), 3 session id (400)."""
     if not accepts(headers.get("accept", ""), "text/event-stream"):
@@ -271,6 +292,39 @@ PROBLEM_CODES: Mapping[Problem, int] = {
     Problem.REFUSED: jsonrpc.INTERNAL_ERROR,
     Problem.LOST: jsonrpc.OUTCOME_UNKNOWN,
 }
+
+
+def classify_sse_post(
+    headers: Mapping[str, str], session_id: str, body: bytes
+) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a POST to the message endpoint of HTTP+SSE is (MCP 2024-11-05, transports, HTTP with SSE).
+
+    The ladder: 1 session id (400), 2 content type (415), 3 JSON and JSON-RPC (400), 4 protocol version (400). Nothing
+    is asked of Accept: nothing but a receipt is answered.
+    """
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing session_id: post to the URI of the endpoint event")
+    if not is_json(headers.get("content-type", "")):
+        return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    is_request = message.kind is Kind.REQUEST
+    refusal = _check_version(headers, message.id if is_request else None)
+    if refusal is not None:
+        return refusal
+    if is_request and message.method == "initialize":
+        return Initialize(message)
+    return classify_message(message, session_id)
+
+
+def classify_sse_get(headers: Mapping[str, str]) -> Rejection | None:
+    """Say what is wrong with a GET for the stream of HTTP+SSE: 1 accept (406), 2 protocol version (400)."""
+    if not accepts(headers.get("accept", "*/*"), "text/event-stream"):
+        return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream")
+    return _check_version(headers, None)
+
 
 METHOD_NOT_ALLOWED = Rejection(
     405, jsonrpc.INVALID_REQUEST, "use GET, POST or DELETE", headers=((b"allow", b"GET, POST, DELETE"),)
@@ -327,7 +381,7 @@ _Entries = msgspec.defstruct(
     array_like=True,
     gc=False,
 )
-_decode_entries: Any = msgspec.json.Decoder(_Entries).decode
+_decode_entries = reader(_Entries)
 
 
 def _first_entries(body: bytes) -> list[bytes]:
@@ -336,7 +390,7 @@ def _first_entries(body: bytes) -> list[bytes]:
     return [bytes(entry) for entry in entries if entry is not msgspec.UNSET]
 
 
-_decode_named = msgspec.json.Decoder(_NamedRequest).decode
+_decode_named = reader(_NamedRequest)
 
 
 def _named(message: Message) -> _NameOnly:
@@ -375,15 +429,15 @@ class _InitializeAnswer(msgspec.Struct, gc=False):
     result: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode_initialize_answer = msgspec.json.Decoder(_InitializeAnswer).decode
+_decode_initialize_answer = reader(_InitializeAnswer)
 
 
 class _OpeningParams(msgspec.Struct, gc=False):
     params: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode_opening = msgspec.json.Decoder(_OpeningParams).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_opening = reader(_OpeningParams)
+_decode_fields = reader(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 

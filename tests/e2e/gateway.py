@@ -18,13 +18,14 @@ import trio
 from tests.e2e.process import STOP_SECONDS, ChildProcess
 
 _READY = (
-    r"^outlast: listening on (?P<url>http://\S+) "
+    r"^outlast: listening on (?P<url>https?://\S+) "
     r"\((?P<restored>\d+) sessions? restored, (?P<uninitialized>\d+) uninitialized, (?P<seconds>[\d.]+) s\)"
 )
 
 WEAKENED = "tests.e2e.weakened_gateway"
 SLOW_COMMITS = "--slow-commits"
 OPEN_GATE = "--open-gate"
+NO_OWNERS = "--no-owners"
 
 # How each road is chosen: the hot one is the default.
 ROAD_ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {

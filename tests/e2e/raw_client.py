@@ -138,6 +138,7 @@ class RawClient:
     protocol_version: str = LATEST
     handshake: Json = attrs.field(factory=dict)  # what `initialize` was answered with
     extra_headers: Mapping[str, str] = attrs.field(factory=dict)  # sent with every request
+    token: str = attrs.field(default="", repr=False)  # presented with every request
     _last_id: int = 0
 
     def new_id(self) -> int:
@@ -242,7 +243,7 @@ class RawClient:
             wire = h11.Connection(h11.CLIENT)
             head = h11.Request(
                 method=method,
-                target=address._replace(scheme="", netloc="").geturl(),
+                target=f"{address.path}?{address.query}" if address.query else address.path,
                 headers=self._headers(address.netloc, body, headers or {}),
             )
             chunks = [wire.send(head), wire.send(h11.Data(data=body)), wire.send(h11.EndOfMessage())]
@@ -261,6 +262,7 @@ class RawClient:
             "content-length": str(len(body)) if body else None,
             "mcp-session-id": self.session_id or None,
             "mcp-protocol-version": self.protocol_version,
+            "authorization": f"Bearer {self.token}" if self.token else None,
         }
         headers = {**usual, **self.extra_headers, **changes}
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]

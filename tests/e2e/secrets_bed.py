@@ -22,7 +22,16 @@ from tests.e2e.process import ROOT, STOP_SECONDS
 from tests.e2e.raw_client import RawClient
 from tests.e2e.upstream import Upstream, stdio_target
 
-OPERATIONS = ("/healthz", "/readyz", "/health", "/metrics", "/analytics", "/sessions", "/admin/sessions", "/nowhere")
+OPERATIONS = (
+    "/healthz",
+    "/readyz",
+    "/health",
+    "/metrics",
+    "/admin/analytics",
+    "/admin/sessions",
+    "/admin/openapi.json",
+    "/nowhere",
+)
 
 
 class Planted:
@@ -137,6 +146,7 @@ def _environment(planted: Planted, upstream: Upstream, directory: Path, form: st
     return {
         "OUTLAST_SERVERS": "\n".join(f"{name}={target}" for name, target in servers.items()),
         "OUTLAST_SERVER_HEADERS": f"web: Authorization: Bearer {planted.plant('header for an upstream')}",
+        "OUTLAST_SERVER_ENVIRONMENT": f"local: WIKI={planted.plant('variable for a program')}",
         "OUTLAST_CLIENT_TOKENS": f"ada={planted.plant('token of ada')},eve={planted.plant('token of eve')}",
         "OUTLAST_OPERATORS_TOKEN": planted.plant("token of operators"),
         "SESSION_ENCRYPTION_KEY": key,

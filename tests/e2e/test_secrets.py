@@ -19,7 +19,10 @@ SOURCES = {
 }
 
 # A program gets the gateway's environment, without the gateway's own settings: that is how it is given its credentials.
-MEANT = {"variable of the gateway is in environment of a child"}
+MEANT = {
+    "variable of the gateway is in environment of a child",
+    "variable for a program is in environment of a child",
+}
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

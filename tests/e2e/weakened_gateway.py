@@ -1,10 +1,11 @@
 """`outlast serve`, weakened on purpose: for scenarios that need a slow disk, and for their controls.
 
-    python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] serve ...
+    python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--no-owners] serve ...
 
 --slow-commits makes every commit take longer than a client needs to read an answer: whoever kills the process
 then, kills it in the moment that matters. --open-gate lets answers out before they are kept: with both, the
-history checker must find what was lost.
+history checker must find what was lost. --no-owners makes all principals one: who looks for other people's sessions
+must find them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import sys
 import trio
 
 import actors.runtime
+from actors.ids import Principal
 from outlast.cli import main
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from tests.e2e.gateway import OPEN_GATE, SLOW_COMMITS
+from tests.e2e.gateway import NO_OWNERS, OPEN_GATE, SLOW_COMMITS
 
 COMMIT_SECONDS = 0.15
 
@@ -40,8 +42,14 @@ def open_gate() -> None:
     actors.runtime.RuntimeOptions = open_gated  # type: ignore[misc, assignment]
 
 
+def forget_owners() -> None:
+    """Let every principal look like every other where owners are compared."""
+    Principal.digest = property(lambda self: "everybody", lambda self, value: None)  # type: ignore[assignment]
+
+
 if __name__ == "__main__":
-    for flag, weaken in ((SLOW_COMMITS, slow_down_commits), (OPEN_GATE, open_gate)):
+    weakenings = {SLOW_COMMITS: slow_down_commits, OPEN_GATE: open_gate, NO_OWNERS: forget_owners}
+    for flag, weaken in weakenings.items():
         if flag in sys.argv:
             sys.argv.remove(flag)
             weaken()

@@ -18,6 +18,7 @@ from outlast.log_secrets import HIDDEN, scrubber, secrets_of
 from outlast.logs import configure_logs
 from outlast.settings import Settings, facts
 from outlast.sources import SettingsInvalid, load_settings
+from outlast.targets import read_servers
 
 _NO_SECRETS = ("listen", "certfile", "keyfile")  # addresses, and paths, which are none
 
@@ -100,11 +101,15 @@ def test_every_secret_of_the_configuration_is_known() -> None:
     key, _ = make_key()
     settings = Settings(
         store="redis://outlast:redis-passw%40rd@10.0.0.1:6379/0",
-        servers={  # type: ignore[arg-type]  # as a file writes them
-            "web": "https://mcp.example/mcp?key=secret-in-query",
-            "local": "stdio:server --token secret-argument --verbose API_KEY=secret-assignment /srv/some/files",
-        },
+        servers=read_servers(
+            {
+                "web": "https://mcp.example/mcp?key=secret-in-query",
+                "socket": "wss://mcp.example/ws?key=secret-of-socket",
+                "local": "stdio:server --token secret-argument --verbose API_KEY=secret-assignment /srv/some/files",
+            }
+        ),
         server_headers={"web": {"Authorization": "Bearer secret-of-the-server"}},
+        server_environment={"local": {"WIKI": "secret-for-a-program"}},
         client_tokens={"ada": "secret-token-of-ada"},
         operators_token="secret-of-operators",
         encryption_keys=key,  # type: ignore[arg-type]
@@ -120,6 +125,9 @@ def test_every_secret_of_the_configuration_is_known() -> None:
         "redis-passw@rd",
         "redis://outlast:redis-passw%40rd@10.0.0.1:6379/0",
         "key=secret-in-query",
+        "key=secret-of-socket",
+        "secret-of-socket",
+        "secret-for-a-program",
         "secret-in-query",
         "secret-argument",
         "secret-assignment",

@@ -20,21 +20,15 @@ from transport.operation import Operation
 Lines = list[dict[str, object]]
 
 
-class Failing:
-    """Implements `transport.operation.Operation`: answers as it is told to, or raises."""
+def answering(outcome: int | Exception) -> Operation:
+    """Answer as it is told to, or raise."""
 
-    operators_only = False
+    async def operate(exchange: Exchange, is_operator: bool, extra_headers: Headers) -> None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        await exchange.respond(outcome, (), b"")
 
-    def __init__(self, outcome: int | Exception) -> None:
-        self.outcome = outcome
-
-    def serves(self, path: str) -> bool:
-        return path == "/odd"
-
-    async def operate(self, exchange: Exchange, is_operator: bool, extra_headers: Headers) -> None:
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        await exchange.respond(self.outcome, (), b"")
+    return Operation("/odd", operate, operators_only=False)
 
 
 @pytest.fixture
@@ -44,9 +38,10 @@ def lines() -> Iterator[Lines]:
 
 
 async def ask(world: World, outcome: int | Exception, access_log: AccessLog | None) -> None:
-    operation: Operation = Failing(outcome)
     policy = guard.make_policy("127.0.0.1")
-    gateway = Gateway(world.runtime, {"a": "streamable-http"}, policy, operations=[operation], access_log=access_log)
+    gateway = Gateway(
+        world.runtime, {"a": "streamable-http"}, policy, operations=[answering(outcome)], access_log=access_log
+    )
     exchange: FakeExchange = get(path="/odd")
     with suppress(LookupError, ClientGone):  # what it is told to raise goes on to whoever serves the connection
         await gateway(exchange)

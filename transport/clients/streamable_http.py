@@ -165,8 +165,8 @@ class _Answering:
         except SessionNotFound:
             await self._reject(attrs.evolve(mcp.SESSION_NOT_FOUND, id=message.id))
             return
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.Answered):
             await self._respond(200, outcome.message.raw, session.id)
         elif isinstance(outcome, say.Streaming):
@@ -213,8 +213,8 @@ class _Answering:
         session = self._session(route.session_id)
         try:
             outcome = await session.ask(lambda ticket: _command(route, ticket))
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         await self._passed_on(session, outcome)
 
     async def _passed_on(self, session: SessionHandle, outcome: say.Outcome) -> None:
@@ -238,8 +238,8 @@ class _Answering:
                 await self._passed_on(session, await session.ask_all(makes))
         except SessionUnavailable as error:
             await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
-        except Draining:
-            detail = "the gateway is restarting; try again in a moment"
+        except Draining as not_now:
+            detail = str(not_now)
             await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, detail), None)
 
     async def _answer_batch(self, session: SessionHandle, route: mcp.Batch) -> None:
@@ -300,27 +300,26 @@ class _Answering:
         scope.cancel()
 
     async def _send_events(self, reading: Reading) -> None:
-        while True:
+        # Looked at in every round: a stream that always has something to send would else outlast its credential.
+        while trio.current_time() < self._deadline:
             page: tuple[LogEntry, ...] | None = None
             silent_until = trio.current_time() + self._options.keepalive_comment_seconds
             try:
                 with trio.move_on_at(min(silent_until, self._deadline)):
                     page = tuple(await reading.next_page())
             except (ReaderEnded, CursorLost, StoreUnavailable, SnapshotCorrupt):
-                # Taken over, or out of reach for now: the client comes back with its cursor, and is told then.
-                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
+                break
+            if page:
+                frames = [sse.encode_message(entry.body, reading.event_id(entry.offset)) for entry in page]
+                await self._exchange.send(b"".join(frames))
+                reading.shown(page[-1].offset)
+            elif page is not None:
                 return
-            if page is None and trio.current_time() >= self._deadline:  # come back with a fresh credential
-                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
-                return
-            if page is None:
+            elif trio.current_time() < self._deadline:
                 await self._exchange.send(sse.KEEP_ALIVE)
-                continue
-            if not page:
-                return
-            frames = [sse.encode_message(entry.body, reading.event_id(entry.offset)) for entry in page]
-            await self._exchange.send(b"".join(frames))
-            reading.shown(page[-1].offset)
+        # Taken over, or out of reach for now, or the credential has expired: the client comes back with its cursor, and
+        # is told then what there is to tell.
+        await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
 
     # ---- the end of a session ----
 
@@ -332,8 +331,8 @@ class _Answering:
         session = self._session(route.session_id)
         try:
             outcome = await session.ask(lambda ticket: say.Close(ticket, "client"))
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
@@ -358,12 +357,12 @@ class _Answering:
     async def _not_done(
         self, outcome: say.NotDone, request_id: RequestId | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
     ) -> None:
-        status, code = _STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
+        status, code = STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
         headers: Headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 
-_STATUSES = {
+STATUSES = {
     say.Problem.UNAVAILABLE: 503,
     say.Problem.OVERLOADED: 503,
     say.Problem.DUPLICATE: 400,
