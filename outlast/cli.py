@@ -165,7 +165,7 @@ def _run(settings: Settings, serve: Serve | None, advised: Sequence[str]) -> int
     import structlog
     import trio
 
-    from outlast.endings import OK, StartRefused, ending_of
+    from outlast.endings import OK, StartRefused, ending_of, tell_defect
     from outlast.process import announce_on_stdout, serve_until_told
     from outlast.service_manager import ServiceManager
     from persistence.store import StoreError
@@ -186,28 +186,17 @@ def _run(settings: Settings, serve: Serve | None, advised: Sequence[str]) -> int
     except (StoreError, StartRefused, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
         ending = ending_of(error, listen=settings.listen, ready=ready)
         if ending is None:
-            return _tell_defect(error)
+            return tell_defect(error)
         return _refuse(*ending.lines, code=ending.code)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends the process here, as a line like all others
-        return _tell_defect(error)
+        return tell_defect(error)
     return OK
 
 
 def _log_as(settings: Settings) -> None:
-    """Send logs to stderr, as the settings say. Unless somebody does, structlog writes to stdout."""
-    from outlast.log_secrets import secrets_of
-    from outlast.logs import configure_logs
+    from outlast.logs import log_as
 
-    secrets = secrets_of(settings, os.environ)
-    configure_logs(level=settings.log_level, form=settings.log_format, secrets=secrets)
-
-
-def _tell_defect(error: BaseException) -> int:
-    """Log what whoever has to mend it needs: the traceback, where all logs go; without the values of variables."""
-    import structlog
-
-    structlog.get_logger("outlast").critical("crashed: this is a defect, please report it", exc_info=error)
-    return 1
+    log_as(settings, os.environ)
 
 
 def _gateway() -> Serve:

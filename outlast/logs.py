@@ -21,7 +21,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from actors.log_context import log_fields
@@ -29,6 +29,8 @@ from outlast.log_flood import Flood
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
+
+    from outlast.settings import Settings
 
 TEXT_CHARACTERS_MAX = 8 * 1024  # of one field; a traceback of fifty frames has as many
 _CUT_CHARACTERS = TEXT_CHARACTERS_MAX // 2  # kept at either end of a longer one
@@ -80,6 +82,14 @@ def configure_logs(
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
     return lines
+
+
+def log_as(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Send logs to stderr, as the settings say. Unless somebody does, structlog writes to stdout."""
+    from outlast.log_secrets import secrets_of
+
+    secrets = secrets_of(settings, environment)
+    configure_logs(level=settings.log_level, form=settings.log_format, secrets=secrets)
 
 
 class Lines:

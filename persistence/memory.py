@@ -115,7 +115,7 @@ class MemoryStore:
         if row is None:
             return None
         if not row.record:
-            raise SnapshotCorrupt(f"session {shown_id(session_id)}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: its record is in quarantine")
         try:
             return self._codec.open_snapshot(row.header, row.record)
         except SnapshotCorrupt as error:

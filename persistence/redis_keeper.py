@@ -133,7 +133,7 @@ class RedisKeeper:
             return None
         [header] = redis_records.unpack_headers(packed)
         if not record:
-            raise SnapshotCorrupt(f"session {shown_id(session_id)}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: its record is in quarantine")
         try:
             return self.codec.open_snapshot(header, record)
         except SnapshotCorrupt as error:

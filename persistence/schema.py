@@ -34,6 +34,6 @@ def upcast(fields: Fields, version: int, wanted: int, upcasters: Mapping[int, Up
         # Only what kind of error: its text may repeat what the record holds, and this one is shown to clients.
         kind = type(error).__name__
         raise SnapshotTooNew(
-            f"session {shown_id(session_id)}: cannot be brought up from version {version} ({kind})"
+            f"session {shown_id(session_id)}…: cannot be brought up from version {version} ({kind})"
         ) from error
     return fields

@@ -55,7 +55,7 @@ class KeyMissing(SnapshotTooNew):
     """
 
     def __init__(self, session_id: str, key_id: int) -> None:
-        super().__init__(f"session {shown_id(session_id)}: sealed with key {key_name(key_id)}, which is not here")
+        super().__init__(f"session {shown_id(session_id)}…: sealed with key {key_name(key_id)}, which is not here")
         self.key_id = key_id
 
 

@@ -238,7 +238,7 @@ class _Database:
         rid, record = row[0], row[-1]
         header = SnapshotHeader(*row[1:-1])
         if not record:
-            raise SnapshotCorrupt(f"session {shown_id(session_id)}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: its record is in quarantine")
         try:
             return self._codec.open_snapshot(header, record)
         except SnapshotCorrupt as error:
