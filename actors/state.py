@@ -120,6 +120,7 @@ class Call(msgspec.Struct, frozen=True):
     heard_unix_s: float = 0.0  # when the upstream last said something about it
     upstream_cursor: str = ""  # the upstream's last event id on this call's stream
     on_standalone: bool = False  # its answer goes on the session's own stream; not kept: `stream` says so by then
+    own: bool = False  # we answer it, whatever becomes of the link; not kept: after a restart nobody does
 
 
 class Post(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from outlast.access import authentication_of
 from outlast.administering import administration_of
 from outlast.at_rest import codec_of
 from outlast.certificate import CertificateFiles, keep_fresh, tls_of
+from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
@@ -247,6 +248,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         connect_seconds_max=settings.connect_seconds_max,
         store_outage="degrade" if settings.store_outage == "degrade" else "refuse",
         store_outage_patience_seconds=settings.store_outage_patience_seconds,
+        own_tools=make_health_tool() if settings.expose_health_tool else None,
     )
 
 

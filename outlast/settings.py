@@ -357,6 +357,9 @@ class Settings:
         "the token for operations (health in detail, metrics, administration)",
         default_text="none: from this machine only",
     )
+    expose_health_tool: bool = _setting(
+        SWITCH, False, "offer clients the tool session_health_check among each server's own", flag=True
+    )
     server_headers: Mapping[str, Mapping[str, str]] = _setting(
         SERVER_HEADERS,
         attrs.Factory(lambda: MappingProxyType({})),

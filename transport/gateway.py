@@ -97,7 +97,15 @@ class Gateway:
                 runtime, name, upstream_transport=upstream_transport, options=options, breaker=breaker
             )
             if name in stateless:
-                self._stateless.append(Stateless(stateless[name], stateless_options, usage=runtime.usage_of(name)))
+                self._stateless.append(
+                    Stateless(
+                        stateless[name],
+                        stateless_options,
+                        server_id=name,
+                        own_tools=runtime.own_tools,
+                        usage=runtime.usage_of(name),
+                    )
+                )
                 face = BothEras(face, self._stateless[-1])
             legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
             faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
