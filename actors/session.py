@@ -30,6 +30,7 @@ from actors.interruption import outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.link_holder import LinkHolder, Opened
 from actors.loading import NotLoaded, load
+from actors.log_context import speaking_for
 from actors.mailbox import Mailbox, OneShot
 from actors.snapshots import from_snapshot, history_of
 from actors.state import SessionState, Stream
@@ -258,6 +259,8 @@ class SessionActor:
         while not self._ended:
             try:
                 await self._come_to_life()
+                if self._state is not None:
+                    speaking_for(self.session_id, self._state.server_id)
                 while not self.ended:
                     item = self._mailbox.get_nowait()
                     if item is None:

@@ -30,6 +30,7 @@ from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
+from transport.access_log import AccessLog
 from transport.asgi import asgi_app
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
@@ -210,8 +211,18 @@ def _gateway(
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
+        access_log=_access_log(settings),
         quota=Quota(settings.exchanges_per_principal_max),
     )
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    match settings.access_log:
+        case "all":
+            return AccessLog("all")
+        case "errors":
+            return AccessLog("errors")
+    return None
 
 
 def _runtime_options(settings: Settings) -> RuntimeOptions:
