@@ -1,6 +1,7 @@
 """A running gateway's administration, as operators use it: over HTTP, by the command line, and by its own description.
 
-Method: real processes; what the document tells readers to type is typed; else the command line runs in a thread of the test, and asks the gateway over the network.
+Method: real processes; what the document tells readers to type is typed; else the command line runs in a thread of the
+test, and asks the gateway over the network.
 """
 
 from __future__ import annotations
