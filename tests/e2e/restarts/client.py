@@ -68,7 +68,8 @@ class Client(abc.ABC):
     async def ended(self, *asked: Asked) -> None:
         """Wait until all these have ended."""
         for each in asked:
-            await wait_until(f"{each.name} ended", functools.partial(bool, each.endings))
+            has_ended = functools.partial(bool, each.endings)
+            await wait_until(f"{each.name} ended", has_ended, seconds=self._stage.patience_seconds)
 
     async def works(self) -> None:
         """Ask for something of which nothing depends on what was before."""
@@ -192,9 +193,11 @@ class Client(abc.ABC):
 
     def _end(self, asked: Asked, message: Json) -> None:
         """Note the answer that has come."""
-        kind = Kind.ERROR if "error" in message else Kind.ANSWER
-        content = message.get("error", message.get("result"))
-        asked.endings.append(Ending(kind, self._as_always(content)))
+        if "error" in message:
+            error = message["error"]
+            asked.endings.append(Ending(Kind.ERROR, self._as_always(error), error["code"]))
+        else:
+            asked.endings.append(Ending(Kind.ANSWER, self._as_always(message["result"])))
 
     def _note(self, message: Json, calls: Collection[Asked] = ()) -> None:
         """Note what is no answer. `calls`: whose stream it came on; none for the session's own.

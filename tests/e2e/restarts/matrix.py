@@ -17,6 +17,7 @@ from tests.e2e.restarts.client import Client
 from tests.e2e.restarts.flows import FLOWS, Flow
 from tests.e2e.restarts.stage import Stage
 from tests.e2e.restarts.transcript import Asked, Circumstances, Reference, Transcript, violations
+from tests.e2e.waiting import DEADLINE_SECONDS
 
 ARRIVE_SECONDS = 60.0  # until all cases are at their points: a stdio server takes a second of CPU to start
 
@@ -54,9 +55,11 @@ class Case:
         self.stage.arrived.set()
 
 
-def all_cases(journal: Journal, only: str = "") -> list[Case]:
+def all_cases(journal: Journal, only: str = "", *, patience_seconds: float = DEADLINE_SECONDS) -> list[Case]:
     """Make a case for each point of each flow, or the one of that name."""
-    cases = [Case(name, Stage(journal, point)) for name, flow in FLOWS.items() for point in flow.points]
+    cases = [
+        Case(name, Stage(journal, point, patience_seconds)) for name, flow in FLOWS.items() for point in flow.points
+    ]
     return [case for case in cases if only in ("", case.name)]
 
 

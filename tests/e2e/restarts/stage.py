@@ -13,7 +13,7 @@ import trio
 
 from tests.e2e.journal import Journal
 from tests.e2e.sdk_client import unique_key
-from tests.e2e.waiting import wait_until
+from tests.e2e.waiting import DEADLINE_SECONDS, wait_until
 
 
 def _nothing() -> None:
@@ -26,6 +26,7 @@ class Stage:
 
     journal: Journal
     point: str = ""  # "": never stop
+    patience_seconds: float = DEADLINE_SECONDS  # what takes longer is silence
     key: str = attrs.field(factory=unique_key)  # names this run's calls, and the gate that holds them
     arrived: trio.Event = attrs.field(factory=trio.Event)
     over: trio.Event = attrs.field(factory=trio.Event)

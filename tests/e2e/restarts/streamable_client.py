@@ -251,4 +251,4 @@ def _refusal(status: int, body: bytes, message: Json | None) -> Ending:
     if not isinstance(error, dict) or not error.get("message") or not isinstance(error.get("code"), int):
         return Ending(Kind.MALFORMED, f"{status} {body!r}")
     kinds = {404: Kind.DENIED, 503: Kind.REFUSED}
-    return Ending(kinds.get(status, Kind.HTTP_ERROR), f"{status} {error['message']}")
+    return Ending(kinds.get(status, Kind.HTTP_ERROR), f"{status} {error['message']}", error["code"])

@@ -7,7 +7,8 @@ The rules, for every fault at every step of every flow:
    No end within the deadline is silence, and a failure.
 2. An answer is what the server gives without a gateway, with the same notifications before it.
 3. What is asked after the fault is over is answered: a session goes on.
-4. Nothing runs twice; what has a result ran; what was refused did not run.
+4. Nothing runs twice; what has a result ran; what was refused did not run; of what ran and has no result it is
+   said that its outcome is unknown.
 5. Event ids of a stream rise strictly; what was heard is replayed the same.
 """
 
@@ -20,6 +21,7 @@ from itertools import pairwise
 import attrs
 
 from actors.ids import EventId
+from actors.jsonrpc import OUTCOME_UNKNOWN
 
 
 class Kind(enum.Enum):
@@ -41,6 +43,7 @@ class Ending:
 
     kind: Kind
     text: str = ""  # the answer, as it would be in every run; or what the error says
+    code: int | None = None  # of an error
 
 
 class Due(enum.Enum):
@@ -162,6 +165,9 @@ def _broken_runs(asked: Asked, runs: int) -> Iterator[str]:
         yield "has a result though it never ran"
     if runs and [ending.kind for ending in asked.endings] == [Kind.REFUSED]:
         yield "was refused (503: try again) though it ran"
+    for ending in asked.endings:
+        if runs and not asked.cancelled and ending.code not in (None, OUTCOME_UNKNOWN):
+            yield f"ran, and is said to have failed: {ending.text}"
 
 
 def _disorder(events: Sequence[EventId]) -> Iterator[str]:
