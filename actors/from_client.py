@@ -45,7 +45,7 @@ def _start(turn: Turn, command: say.SendRequest, *, stream: int | None) -> None:
         turn.do(say.SendUpstream(message, command.ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(command.ticket, turn.limits.answer_json_within_seconds))
+    turn.do(say.Watch(command.ticket, turn.limits.first_look_seconds))
 
 
 def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
@@ -183,7 +183,7 @@ def _post(turn: Turn, ticket: int, message: Message) -> None:
         turn.do(say.SendUpstream(message, ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(ticket, turn.limits.answer_json_within_seconds))
+    turn.do(say.Watch(ticket, turn.limits.first_look_seconds))
 
 
 def _anything_waits(turn: Turn) -> bool:
