@@ -54,7 +54,7 @@ def _recovered(turn: Turn, command: say.Recovered) -> None:
     """
     for call in list(turn.state.calls.values()):
         if call.stream is None:
-            turn.happen(say.CallEnded(call.request_id, True, turn.now_unix_s))
+            turn.interrupted(call)
         elif not call.upstream_cursor:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
         else:  # its watch was forgotten with the former incarnation; its silence counts from when we listen again
@@ -226,7 +226,10 @@ def _overdue_call(turn: Turn, call: Call) -> None:
     waited = turn.now_unix_s - call.started_unix_s
     if not turn.state.opened:
         _overdue_opening(turn, call, waited)
-    elif not call.sent:
+        return
+    if call.on_standalone and call.stream is None:  # sent or not: its client has waited to hear that it was taken
+        call = turn.open_stream(call)
+    if not call.sent:
         _overdue_unsent(turn, call, waited)
     elif call.cancelled_unix_s:
         _overdue_cancelled(turn, call)

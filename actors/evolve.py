@@ -95,6 +95,12 @@ def _call_changed(state: SessionState, event: say.CallChanged, limits: Limits) -
     return {"calls": {**state.calls, event.call.request_id: event.call}}
 
 
+def _call_promised(state: SessionState, event: say.CallPromised, limits: Limits) -> _Changes:
+    assert event.call.stream == STANDALONE_STREAM
+    assert event.call.request_id in state.calls
+    return {"calls": {**state.calls, event.call.request_id: event.call}}
+
+
 def _call_ended(state: SessionState, event: say.CallEnded, limits: Limits) -> _Changes:
     changes: _Changes = {
         "calls": _without(state.calls, event.request_id),
@@ -221,6 +227,7 @@ _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {
     say.ListeningStarted: _listening_started,
     say.CallStarted: _call_started,
     say.CallChanged: _call_changed,
+    say.CallPromised: _call_promised,
     say.CallEnded: _call_ended,
     say.PostChanged: _post_changed,
     say.PostEnded: _post_ended,

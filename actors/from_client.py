@@ -39,13 +39,16 @@ def _start(turn: Turn, command: say.SendRequest, *, stream: int | None) -> None:
         sent=linked,
         sent_unix_s=turn.now_unix_s,
         stream=stream,
+        on_standalone=command.on_standalone,
     )
     turn.happen(say.CallStarted(call, tool=bool(command.label)))
     if linked:
         turn.do(say.SendUpstream(message, command.ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(command.ticket, turn.limits.first_look_seconds))
+    limits = turn.limits
+    patience = limits.promise_within_seconds if command.on_standalone else limits.first_look_seconds
+    turn.do(say.Watch(command.ticket, patience))
 
 
 def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
@@ -66,6 +69,8 @@ def _refusal(turn: Turn, command: say.SendRequest) -> say.NotDone | None:
             say.Problem.OVERLOADED,
             f"{turn.limits.calls_in_flight_max} requests are in progress in this session",
         )
+    if command.setup is not None and command.setup.keep:
+        return _setup_refusal(turn, command.setup.key, command.message)
     return None
 
 
@@ -105,6 +110,27 @@ _CODES = {
     say.Problem.REFUSED: jsonrpc.INVALID_REQUEST,
     say.Problem.OVERLOADED: jsonrpc.OVERLOADED,
 }
+
+
+def _setup_refusal(turn: Turn, key: str, message: Message) -> say.NotDone | None:
+    """Refuse what would have to be kept to be sent again, and is too much for that.
+
+    Before it is sent: a subscription that the upstream has and we could not renew would end unnoticed some day. Those
+    in flight count as kept.
+    """
+    kept = {kept_key: len(raw) for kept_key, raw in turn.state.setup.items()}
+    for call in turn.state.calls.values():
+        if call.setup is not None and call.setup.keep and call.message is not None:
+            kept[call.setup.key] = max(len(call.message.raw), kept.get(call.setup.key, 0))
+    kept[key] = max(len(message.raw), kept.get(key, 0))
+    total_bytes = sum(kept.values()) + sum(len(kept_key.encode()) for kept_key in kept)
+    if total_bytes <= turn.limits.setup_bytes_max:
+        return None
+    return say.NotDone(
+        say.Problem.REFUSED,
+        f"the session would have to keep {total_bytes} bytes of set-up (log level, subscriptions), the limit is"
+        f" {turn.limits.setup_bytes_max}; undo some of it first",
+    )
 
 
 def uninitialized(turn: Turn) -> say.NotDone:

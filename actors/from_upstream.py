@@ -44,7 +44,7 @@ def _receive_answer(turn: Turn, command: say.Receive) -> None:
         _keep_setup(turn, call, call.message)
     if call.message is not None and b'"task' in call.message.raw:  # few answers need to be looked into
         _note_task(turn, news_in_answer(call.method, call.message, message))
-    turn.answer(call, message, failed=message.is_error)
+    turn.answer(call, message)
 
 
 def _note_task(turn: Turn, news: TaskNews | None) -> None:
@@ -62,13 +62,13 @@ def _open(turn: Turn, call: Call, command: say.Receive) -> None:
     """The answer to the opening request: the session begins to exist, or never was."""
     message = command.message
     if message.is_error:
-        turn.answer(call, message, failed=True)
+        turn.answer(call, message)
         turn.do(say.Discard())
         return
     assert call.message is not None
     handshake = Handshake(shared(call.message.raw), shared(message.raw), command.upstream_session_id)
     turn.happen(say.Opened(handshake))
-    turn.answer(call, message, failed=False)
+    turn.answer(call, message)
 
 
 def _keep_setup(turn: Turn, call: Call, request: Message) -> None:

@@ -16,13 +16,15 @@ import trio
 
 from actors import jsonrpc
 from actors import messages as say
+from actors.call_history import CallPage
+from actors.epochs import epoch_at, is_of
 from actors.event_log import CursorLost, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import STANDALONE_STREAM, EventId, Principal, SessionId
 from actors.keeping import Unkeepable, keep
 from actors.mailbox import MailboxFull
 from actors.registry import Draining, Registry, SessionNotFound
 from actors.session import SessionActor
-from actors.state import SessionState
+from actors.state import SessionState, Stream
 from persistence.records import LogEntry
 from persistence.store import SnapshotCorrupt, StoreUnavailable
 
@@ -30,6 +32,13 @@ from persistence.store import SnapshotCorrupt, StoreUnavailable
 class SessionUnavailable(Exception):
     """The session is there but cannot serve now (its upstream or the store is away, or too much is queued): nothing
     was done; try again. You do not get this for a session that is gone for good: that is `SessionNotFound`."""
+
+
+class OutcomeUnknown(Exception):
+    """The session was interrupted, or its store or upstream did not answer, while this was being done: it may have been
+    done, and may yet be. You get this for what changes something, never for reading; look before you do it again. Not a
+    `SessionUnavailable`, because who catches that one tries again without looking.
+    """
 
 
 class CommandRejected(Exception):
@@ -122,13 +131,12 @@ class SessionHandle:
         stream_id = stream if after is None else after.stream
         actor = await self._present(say.Listen if stream_id == STANDALONE_STREAM else say.Look)
         found = actor.stream(stream_id)
-        if found is None or (after is not None and after.epoch != actor.state.log.epoch):
+        if found is None or (after is not None and not is_of(after, found, actor.state.log.epoch)):
             raise CursorLost("the stream of this event id is no longer kept")
         if after is None:
             offset = actor.state.shown_offset if unshown else 0
-            return Reading(
-                self.id, actor, actor.attach(stream_id, offset, from_earliest=stream_id == STANDALONE_STREAM)
-            )
+            reader = actor.attach(stream_id, offset, from_earliest=stream_id == STANDALONE_STREAM)
+            return Reading(self.id, actor, reader, found)
         if after.offset > found.last_offset:
             raise CursorLost("this stream has no such event")
         try:
@@ -137,7 +145,7 @@ class SessionHandle:
             raise SessionUnavailable(f"the stream cannot be read: {error}") from None
         if not actor.is_loaded:
             raise SessionUnavailable("the session was interrupted; try again")
-        return Reading(self.id, actor, actor.attach(stream_id, after.offset))
+        return Reading(self.id, actor, actor.attach(stream_id, after.offset), found)
 
     # ---- what embedding applications use ----
 
@@ -155,7 +163,7 @@ class SessionHandle:
         if look is say.Look and actor.is_settled:
             return actor
         while True:
-            _require(await self.ask(look))
+            _require_present(await self.ask(look))
             actor = self.actor()
             if actor.is_loaded:
                 return actor
@@ -170,7 +178,8 @@ class SessionHandle:
           id: the JSON-RPC id; a random one if not given.
 
         Raises:
-          RequestFailed: the answer is an error (also: the outcome is unknown after an interruption).
+          RequestFailed: the answer is an error (also `jsonrpc.OUTCOME_UNKNOWN`: it may have been run, and was not run
+            again).
           SessionNotFound, SessionUnavailable, CommandRejected
 
         Cancellation: the request goes on; its answer is dropped, or is in the session's log if it took long.
@@ -200,14 +209,24 @@ class SessionHandle:
         return last.message
 
     async def notify(self, method: str, params: object = None) -> None:
-        """Tell the other side; returns when it has it. Raises as `request`, without `RequestFailed`."""
+        """Tell the other side; returns when it has it.
+
+        Raises:
+          OutcomeUnknown: the other side may have it.
+          SessionNotFound, SessionUnavailable, CommandRejected
+        """
         message = jsonrpc.notification(method, params)
-        _require(await self.ask(lambda ticket: say.SendNotification(ticket, message)))
+        require(await self.ask(lambda ticket: say.SendNotification(ticket, message)))
 
     async def emit(self, method: str, params: object = None) -> None:
-        """Add an event of the application's own to the session's standalone stream; durable on return."""
+        """Add an event of the application's own to the session's standalone stream; durable on return.
+
+        Raises:
+          OutcomeUnknown: it may be there, or come to be there.
+          SessionNotFound, SessionUnavailable
+        """
         message = jsonrpc.notification(method, params)
-        _require(await self.ask(lambda ticket: say.Emit(ticket, message)))
+        require(await self.ask(lambda ticket: say.Emit(ticket, message)))
 
     @asynccontextmanager
     async def update(self) -> AsyncIterator[dict[str, Any]]:
@@ -217,6 +236,7 @@ class SessionHandle:
 
         Raises:
           CommandRejected: the values are too large, or hold what cannot be kept (builtins can).
+          OutcomeUnknown: the change may have been kept; the values tell.
           SessionNotFound, SessionUnavailable
 
         Cancellation: inside the block nothing is changed; while it ends the change may or may not be kept.
@@ -231,11 +251,30 @@ class SessionHandle:
                 raise CommandRejected(f"values: {error}") from None
             if self.actor() is not actor:  # so others did not wait for this one, and these values may be old
                 raise SessionUnavailable("the session left memory while its values were changed; try again")
-            _require(await self.ask(lambda ticket: say.Update(ticket, kept, encoded_bytes)))
+            require(await self.ask(lambda ticket: say.Update(ticket, kept, encoded_bytes)))
 
     async def values(self) -> dict[str, Any]:
         """Give a copy of the session's values."""
         return dict((await self.state()).values)
+
+    async def history(self, *, before: int | None = None, limit: int = 50) -> CallPage:
+        """Give the session's tool calls that have ended, newest first.
+
+        An audit rather than a promise: the calls of the last second before a crash may be missing, and only so many
+        are kept (`Limits.call_history_max`).
+
+        Args:
+          before: only calls before this one, by number: what the former page gave; None: from the newest on.
+          limit: how many, at most.
+
+        Raises:
+          SessionNotFound, SessionUnavailable
+        """
+        actor = await self._present()
+        try:
+            return await actor.past_calls(before, limit)
+        except (StoreUnavailable, SnapshotCorrupt) as error:
+            raise SessionUnavailable(f"the history cannot be read: {error}") from None
 
     async def events(self, after: str | None = None, *, stream: int = STANDALONE_STREAM) -> AsyncGenerator[Event, None]:
         """Give a stream's events, those kept first, then each as it comes.
@@ -272,19 +311,25 @@ class SessionHandle:
             reading = await self.read(after if after.offset else None, stream=after.stream)
 
     async def close(self, reason: str = "client") -> None:
-        """End the session for good: here, in the store and upstream."""
-        _require(await self.ask(lambda ticket: say.Close(ticket, reason)))
+        """End the session for good: here, in the store and upstream.
+
+        Raises:
+          OutcomeUnknown: it may have ended; ending it again does no harm.
+          SessionNotFound, SessionUnavailable
+        """
+        require(await self.ask(lambda ticket: say.Close(ticket, reason)))
 
 
 class Reading:
     """One reader of one stream of a session. Close it."""
 
-    __slots__ = ("_actor", "_epoch", "_reader", "session_id")
+    __slots__ = ("_actor", "_began", "_epoch", "_reader", "session_id")
 
-    def __init__(self, session_id: SessionId, actor: SessionActor, reader: StreamReader) -> None:
+    def __init__(self, session_id: SessionId, actor: SessionActor, reader: StreamReader, stream: Stream) -> None:
         self.session_id = session_id
         self._actor = actor
         self._epoch = actor.state.log.epoch
+        self._began = stream  # for what it knows of older epochs, which does not change
         self._reader = reader
 
     @property
@@ -295,6 +340,11 @@ class Reading:
     def is_standalone(self) -> bool:
         return self._reader.stream_id == STANDALONE_STREAM
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether calls of the session are in progress, whose answers may come on this stream."""
+        return self._actor.is_loaded and self._actor.state.busy
+
     def end(self) -> None:
         """Have the reader end, as if the stream had been taken over."""
         self._reader.end()
@@ -302,11 +352,14 @@ class Reading:
     @property
     def position(self) -> EventId:
         """Behind which event it goes on."""
-        return EventId(self._reader.stream_id, self._epoch, self._reader.after)
+        return self._id(self._reader.after)
 
     def event_id(self, offset: int) -> str:
         """Give the id of the stream's event at this offset; 0: the start."""
-        return EventId(self._reader.stream_id, self._epoch, offset).write(self.session_id)
+        return self._id(offset).write(self.session_id)
+
+    def _id(self, offset: int) -> EventId:
+        return EventId(self._reader.stream_id, epoch_at(self._began, offset, self._epoch), offset)
 
     def shown(self, offset: int) -> None:
         """Note that the standalone stream was sent to a client up to this offset."""
@@ -343,21 +396,30 @@ def _tool_of(method: str, params: object) -> str:
     return str(params.get("name", "?"))
 
 
-def _require(outcome: say.Outcome) -> None:
+def require(outcome: say.Outcome) -> None:
     """Turn an outcome that is a refusal into the exception for it."""
     if not isinstance(outcome, say.NotDone):
         return
-    if outcome.problem in (say.Problem.UNAVAILABLE, say.Problem.OVERLOADED, say.Problem.LOST):
+    if outcome.problem is say.Problem.LOST:
+        raise OutcomeUnknown(outcome.detail)
+    if outcome.problem in (say.Problem.UNAVAILABLE, say.Problem.OVERLOADED):
         raise SessionUnavailable(outcome.detail)
     if outcome.problem is say.Problem.UNINITIALIZED:
         raise SessionNotFound(outcome.detail)
     raise CommandRejected(outcome.detail)
 
 
+def _require_present(outcome: say.Outcome) -> None:
+    """The same for a look, which changes nothing: there is no doubt about what it did."""
+    if isinstance(outcome, say.NotDone) and outcome.problem is say.Problem.LOST:
+        raise SessionUnavailable(outcome.detail)
+    require(outcome)
+
+
 def _require_answer(outcome: say.Outcome) -> jsonrpc.Message:
     if isinstance(outcome, say.NotDone) and outcome.problem is say.Problem.LOST:
         raise jsonrpc.RequestFailed(jsonrpc.OUTCOME_UNKNOWN, outcome.detail)  # it may have run: not "try again"
-    _require(outcome)
+    require(outcome)
     if isinstance(outcome, say.Answered):
         return outcome.message
     raise CommandRejected("the request was withdrawn")

@@ -18,12 +18,15 @@ _IN_DOUBT = (
 )
 
 
-def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held], *, rolled_back: bool) -> dict[int, say.Outcome]:
+def outcomes_in_doubt(
+    state: SessionState | None, held: Sequence[Held], burial_ticket: int = 0, *, rolled_back: bool
+) -> dict[int, say.Outcome]:
     """Give what to tell the tickets of what may have been done; everybody else can simply try again.
 
     Args:
       state: the session as it was when it was interrupted; None if it had not been loaded.
       held: outputs that waited for a commit, and will not leave any more.
+      burial_ticket: under which somebody waits for the session's end to become durable; 0: nobody does.
       rolled_back: what they waited for is certain not to become durable.
     """
     if state is None or not state.opened:
@@ -35,6 +38,8 @@ def outcomes_in_doubt(state: SessionState | None, held: Sequence[Held], *, rolle
     for post in state.posts.values():
         if post.sent:
             outcomes[post.ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
+    if burial_ticket and not rolled_back:
+        outcomes[burial_ticket] = say.NotDone(say.Problem.LOST, _IN_DOUBT)
     return {**outcomes, **outcomes_held(held, rolled_back=rolled_back)}
 
 

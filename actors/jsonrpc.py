@@ -247,6 +247,22 @@ class _Answer(msgspec.Struct):
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
+def code_of(answer: Message) -> int:
+    """Give the code of an error answer, and 0 of any other.
+
+    An error whose code is none, or has more than 63 bits, which no record can hold, is an internal one.
+    """
+    if not answer.is_error:
+        return 0
+    try:
+        problem = _decode_answer(answer.raw).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the code is no number: passed on all the same
+        return INTERNAL_ERROR
+    if problem is None or not -_ID_MAX <= problem.code <= _ID_MAX:
+        return INTERNAL_ERROR
+    return problem.code
+
+
 def result_of(answer: Message) -> Any:
     """Decode the result of an answer.
 

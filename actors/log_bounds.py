@@ -21,16 +21,43 @@ def extended(log: LogState, body_bytes: int, limits: Limits) -> LogState:
       limits: how many events and bytes may be kept.
     """
     sequence = log.next_sequence
-    segments = _appended(log.segments, sequence, body_bytes, limits.events_bytes_max // SEGMENTS)
-    trimmed_through = max(log.trimmed_through, sequence - limits.events_per_session_max)
-    kept_bytes = sum(size for _, size in segments)
+    trimmed_through, segments = within_bounds(
+        log.segments,
+        log.trimmed_through,
+        sequence,
+        body_bytes,
+        count_max=limits.events_per_session_max,
+        bytes_max=limits.events_bytes_max,
+    )
+    return LogState(log.epoch, sequence + 1, trimmed_through, segments)
+
+
+def within_bounds(
+    segments: tuple[tuple[int, int], ...],
+    trimmed_through: int,
+    sequence: int,
+    body_bytes: int,
+    *,
+    count_max: int,
+    bytes_max: int,
+) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Give what is trimmed, and what is kept, with one entry more.
+
+    Args:
+      segments, trimmed_through: before.
+      sequence, body_bytes: of the entry.
+      count_max, bytes_max: how much may be kept.
+    """
+    segments = _appended(segments, sequence, body_bytes, bytes_max // SEGMENTS)
+    trimmed_through = max(trimmed_through, sequence - count_max)
+    kept_bytes = sum([size for _, size in segments])
     first = 0
-    while first < len(segments) - 1 and (kept_bytes > limits.events_bytes_max or segments[first][0] <= trimmed_through):
+    while first < len(segments) - 1 and (kept_bytes > bytes_max or segments[first][0] <= trimmed_through):
         last_sequence, size = segments[first]
         trimmed_through = max(trimmed_through, last_sequence)
         kept_bytes -= size
         first += 1
-    return LogState(log.epoch, sequence + 1, trimmed_through, segments[first:])
+    return trimmed_through, segments[first:]
 
 
 def _appended(

@@ -9,23 +9,16 @@ gate). The others are soft: they ride along with the next commit, and a crash ma
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import msgspec
+from typing import Any, ClassVar, Literal
 
 from actors.jsonrpc import Message, RequestId
 from actors.link import About, Established, Failure
+from actors.outcomes import Accepted, Answered, NotDone, Outcome, Problem, Said, Streaming, Withdrawn
 from actors.state import Ask, Call, Handshake, LinkPhase, Post, SetupChange
 
-
-class Said(msgspec.Struct, frozen=True, gc=False):
-    """What all of these are: msgspec.Structs, where records elsewhere are attrs classes.
-
-    A call is a dozen of them. Made in C, and never a matter for the garbage collector (they hold no cycles), they cost
-    a seventh of attrs classes: 10 microseconds of a call's 150 (measured), and 30 milliseconds of every start.
-    """
+# All of a session's language is said under this module's name; outcomes have a file of their own for its length.
+__all__ = ["Accepted", "Answered", "NotDone", "Outcome", "Problem", "Said", "Streaming", "Withdrawn"]
 
 
 # ---- commands: from the client's side ------------------------------------------------------------
@@ -45,6 +38,7 @@ class SendRequest(Said, frozen=True, gc=False):
     label: str = ""
     setup: SetupChange | None = None
     opens: bool = False  # this request is the handshake
+    on_standalone: bool = False  # its answer goes on the session's own stream, however soon it comes
 
 
 class SendNotification(Said, frozen=True, gc=False):
@@ -272,11 +266,26 @@ class CallChanged(Said, frozen=True, gc=False):
     call: Call
 
 
+class CallPromised(Said, frozen=True, gc=False):
+    """The call's answer, or an error in its place, will come on the session's own stream, whatever happens to us."""
+
+    hard: ClassVar[bool] = True
+    call: Call
+
+
+# How a call ended. `error`: its client was told of one; `cancelled`: by its client; `interrupted`: it may have been
+# carried out, and its answer is lost. Literals, since the value of an enumeration's member costs half a record's time.
+Ending = Literal["ok", "error", "cancelled", "interrupted", "timeout"]
+
+
 class CallEnded(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = False
     request_id: RequestId
     failed: bool
     at_unix_s: float
+    ending: Ending = "ok"
+    code: int = 0  # of the JSON-RPC error, where it is one
+    answer: Message | None = None  # what the client gets, where it gets something
 
 
 class PostChanged(Said, frozen=True, gc=False):
@@ -388,6 +397,7 @@ Event = (
     | ListeningStarted
     | CallStarted
     | CallChanged
+    | CallPromised
     | CallEnded
     | PostChanged
     | PostEnded
@@ -407,47 +417,6 @@ Event = (
     | Failed
     | Closed
 )
-
-# ---- outcomes: what a ticket comes to ------------------------------------------------------------
-
-
-class Problem(enum.Enum):
-    """Why something was not done, by who acts: most can simply be tried again later."""
-
-    UNAVAILABLE = "unavailable"  # the upstream or the store is not there now; nothing was run
-    OVERLOADED = "overloaded"  # a bound of this session is reached; nothing was run
-    DUPLICATE = "duplicate"  # a request with this id is in flight
-    UNINITIALIZED = "uninitialized"  # the session cannot go on; open a new one
-    REFUSED = "refused"  # the upstream, or a rule, says no
-    LOST = "lost"  # it may have been run; the answer is lost
-
-
-class Answered(Said, frozen=True, gc=False):
-    """The answer to a request, to be passed on as it is."""
-
-    message: Message
-
-
-class Streaming(Said, frozen=True, gc=False):
-    """The call has become a stream: read it from its start."""
-
-    stream: int
-
-
-class Accepted(Said, frozen=True, gc=False):
-    """Done, and nothing to say."""
-
-
-class Withdrawn(Said, frozen=True, gc=False):
-    """The client cancelled its request, and there will be no answer."""
-
-
-class NotDone(Said, frozen=True, gc=False):
-    problem: Problem
-    detail: str
-
-
-Outcome = Answered | Streaming | Accepted | Withdrawn | NotDone
 
 # ---- effects -------------------------------------------------------------------------------------
 

@@ -152,6 +152,10 @@ def _check_streams(session: PortableSession) -> dict[int, PortableStream]:
     for index, stream in enumerate(session.streams):
         if stream.id >= session.next_stream and stream.id != STANDALONE_STREAM:
             raise Misfit(f"streams[{index}].id", f"is not below nextStream, {session.next_stream}")
+        reached = [last_offset for _, last_offset in stream.former_epochs]
+        if reached != sorted(set(reached)) or (reached and reached[-1] >= stream.next_offset):
+            problem = "expected [epoch, last offset] pairs whose offsets rise, all of them below nextOffset"
+            raise Misfit(f"streams[{index}].formerEpochs", problem)
     return streams
 
 

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from actors.portable_schema import PortableSession, Text
+from actors.portable_schema import PortableHistory, PortableSession, Text
 
 REDACTED = "[redacted]"
 
@@ -71,6 +71,7 @@ def redact(session: PortableSession) -> PortableSession:
         asks=tuple(
             replace(ask, client_id=clean(ask.client_id), upstream_id=clean(ask.upstream_id)) for ask in session.asks
         ),
+        history=None if session.history is None else _without_contents(session.history),
         standalone_cursor=_blank(session.standalone_cursor),
         streams=UNSET
         if session.streams is UNSET
@@ -79,6 +80,24 @@ def redact(session: PortableSession) -> PortableSession:
             session.log, entries=tuple(replace(entry, message=_blank(entry.message)) for entry in session.log.entries)
         ),
     )
+
+
+def _without_contents(history: PortableHistory) -> PortableHistory:
+    """Give a history without arguments and results: that a tool was called is no secret, with what may be one."""
+    pages = tuple(
+        replace(
+            page,
+            calls=tuple(
+                replace(call, arguments=_noted(call.arguments), result=_noted(call.result)) for call in page.calls
+            ),
+        )
+        for page in history.pages
+    )
+    return replace(history, pages=pages)
+
+
+def _noted(text: str | None) -> str | None:
+    return None if text is None else _blank(text)
 
 
 def _pseudonym(session_id: str) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 COUNT_MAX = 2**63 - 1  # what a store's column holds
+HISTORY_CALLS_MAX = 2**51  # more were never made; and twice as many can be counted by every store
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -100,6 +101,7 @@ class PortableStream(Part, frozen=True):
     request_id: Id | None = None
     next_offset: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 1
     ended: bool = False
+    former_epochs: tuple[tuple[Count, Count], ...] = ()  # (epoch, last offset under it), oldest first: see epochs.py
 
 
 class PortableSetupChange(Part, frozen=True):
@@ -152,6 +154,35 @@ class PortableLog(Part, frozen=True):
     segments: tuple[tuple[Count, Count], ...] = ()  # (last sequence, bytes) of what is kept: see log_bounds.py
 
 
+class PortableHistoryCall(Part, frozen=True):
+    """A tool call that has ended. Arguments and results are there only where they were recorded, as JSON texts."""
+
+    tool: str
+    started_at: Seconds
+    seconds: float
+    outcome: str = "ok"
+    code: Annotated[int, Meta(ge=-COUNT_MAX, le=COUNT_MAX)] = 0
+    arguments: str | None = None
+    result: str | None = None
+
+
+class PortableHistoryPage(Part, frozen=True):
+    """Calls that were kept by one commit. Calls have numbers: the page says that of its last one."""
+
+    last: Annotated[int, Meta(ge=1, le=HISTORY_CALLS_MAX)]
+    at: float
+    calls: tuple[PortableHistoryCall, ...]
+
+
+class PortableHistory(Part, frozen=True):
+    """The call history."""
+
+    next_number: Annotated[int, Meta(ge=1, le=HISTORY_CALLS_MAX)] = 1
+    trimmed_through: Count = 0
+    pages: tuple[PortableHistoryPage, ...] = ()
+    segments: tuple[tuple[Count, Count], ...] = ()  # (last number, bytes) of what is kept: see log_bounds.py
+
+
 class PortableSession(Part, frozen=True, kw_only=True):
     """One session. Times are Unix time in seconds."""
 
@@ -183,6 +214,7 @@ class PortableSession(Part, frozen=True, kw_only=True):
     listening: bool = False
     streams: tuple[PortableStream, ...] | UnsetType = UNSET
     next_stream: Annotated[int, Meta(ge=1, le=COUNT_MAX)] = 1
+    history: PortableHistory | None = None  # of tool calls
     log: PortableLog = PortableLog()  # last: it is the long part of the line
 
 

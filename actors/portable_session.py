@@ -20,14 +20,16 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from actors import portable_schema as schema
+from actors.call_history import HistoryState
 from actors.ids import STANDALONE_STREAM, Principal, SessionId
 from actors.keeping import Unkeepable, keep
 from actors.portable_checks import Misfit, check_session, explain
-from actors.snapshots import from_snapshot, to_snapshot
+from actors.portable_history import to_history, to_portable_history
+from actors.snapshots import from_snapshot, history_of, to_snapshot
 from actors.state import NOTHING, Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
 from persistence.portable import SessionRecords
 from persistence.portable_values import NotPortable, from_json_value, to_json_value
-from persistence.records import LogEntry, Snapshot
+from persistence.records import HISTORY_STREAM, LogEntry, Snapshot
 
 # Since 1973 there were more milliseconds, and until 5138 there will be fewer seconds: documents of programs that count
 # milliseconds can be told by their numbers.
@@ -75,8 +77,12 @@ def to_portable(snapshot: Snapshot, entries: Sequence[LogEntry]) -> schema.Porta
         standalone_cursor=state.standalone_cursor,
         shown_offset=state.shown_offset,
         listening=state.listening,
-        streams=tuple(schema.PortableStream(*attrs.astuple(stream)) for stream in state.streams.values()),
+        streams=tuple(
+            schema.PortableStream(stream.id, stream.request_id, stream.next_offset, stream.ended, stream.former_epochs)
+            for stream in state.streams.values()
+        ),
         next_stream=state.next_stream,
+        history=to_portable_history(history_of(snapshot), entries),
         log=schema.PortableLog(
             state.log.epoch,
             state.log.next_sequence,
@@ -84,6 +90,7 @@ def to_portable(snapshot: Snapshot, entries: Sequence[LogEntry]) -> schema.Porta
             tuple(
                 schema.PortableEntry(entry.sequence, entry.stream, entry.offset, entry.at_unix_s, _text(entry.body))
                 for entry in entries
+                if entry.stream != HISTORY_STREAM
             ),
             state.log.segments,
         ),
@@ -119,7 +126,8 @@ def to_records(session: schema.PortableSession, defaults: Defaults) -> SessionRe
         LogEntry(session.id, entry.sequence, entry.stream, entry.offset, entry.at, _bytes(entry.message, path))
         for entry, path in _with_paths(session.log.entries, "log.entries", "message")
     )
-    return SessionRecords(to_snapshot(state), entries)
+    history, pages = to_history(session)
+    return SessionRecords(to_snapshot(state, history), (*entries, *pages))
 
 
 def in_place_of(records: SessionRecords, former: Snapshot) -> SessionRecords:
@@ -135,9 +143,11 @@ def in_place_of(records: SessionRecords, former: Snapshot) -> SessionRecords:
       former: the snapshot that is stored.
     """
     state, known = from_snapshot(records.snapshot), from_snapshot(former)
+    known_history = history_of(former) or HistoryState()
     gone_further = known.revision > state.revision or known.log.next_sequence > state.log.next_sequence
     epoch = max(known.log.epoch, state.log.epoch) + 1 if gone_further else state.log.epoch
-    return _moved(records, state, behind=known.log.next_sequence - 1, above=known.revision, epoch=epoch)
+    behind = _Behind(known.log.next_sequence - 1, known_history.next_number - 1)
+    return _moved(records, state, behind, above=known.revision, epoch=epoch)
 
 
 # Further than any log gets (a million events a second for twelve days), and far from what a column holds.
@@ -154,21 +164,54 @@ def in_place_of_unreadable(records: SessionRecords, revision: int) -> SessionRec
       revision: the stored one, which the index knows.
     """
     state = from_snapshot(records.snapshot)
-    return _moved(records, state, behind=_BEHIND_ANYTHING, above=revision, epoch=state.log.epoch + 1)
+    behind = _Behind(_BEHIND_ANYTHING, _BEHIND_ANYTHING)
+    return _moved(records, state, behind, above=revision, epoch=state.log.epoch + 1)
 
 
-def _moved(records: SessionRecords, state: SessionState, *, behind: int, above: int, epoch: int) -> SessionRecords:
-    segments = tuple((last_sequence + behind, size) for last_sequence, size in state.log.segments)
-    log = LogState(epoch, state.log.next_sequence + behind, state.log.trimmed_through + behind, segments)
-    moved = replace(state, revision=max(state.revision, above + 1), log=log)
-    entries = tuple(attrs.evolve(entry, sequence=entry.sequence + behind) for entry in records.entries)
-    return SessionRecords(to_snapshot(moved), entries, trim_through=behind)
+@attrs.frozen
+class _Behind:
+    """How far the logs go that others are to go on behind."""
+
+    events: int
+    calls: int
+
+
+def _moved(records: SessionRecords, state: SessionState, behind: _Behind, *, above: int, epoch: int) -> SessionRecords:
+    segments = tuple((last_sequence + behind.events, size) for last_sequence, size in state.log.segments)
+    streams = state.streams
+    if epoch != state.log.epoch:  # in which no old id is good
+        streams = {name: attrs.evolve(stream, former_epochs=()) for name, stream in streams.items()}
+    log = LogState(epoch, state.log.next_sequence + behind.events, state.log.trimmed_through + behind.events, segments)
+    moved = replace(state, revision=max(state.revision, above + 1), log=log, streams=streams)
+    entries = tuple(_moved_entry(entry, behind) for entry in records.entries)
+    history = _moved_history(history_of(records.snapshot), behind.calls)
+    history_trim_through = HISTORY_STREAM + behind.calls if behind.calls else 0
+    return SessionRecords(to_snapshot(moved, history), entries, behind.events, history_trim_through)
+
+
+def _moved_entry(entry: LogEntry, behind: _Behind) -> LogEntry:
+    if entry.stream != HISTORY_STREAM:
+        return attrs.evolve(entry, sequence=entry.sequence + behind.events)
+    return attrs.evolve(entry, sequence=entry.sequence + behind.calls, offset=entry.offset + behind.calls)
+
+
+def _moved_history(history: HistoryState | None, behind: int) -> HistoryState | None:
+    if history is None:
+        return HistoryState(behind + 1, behind) if behind else None
+    segments = tuple((last + behind, size) for last, size in history.segments)
+    return HistoryState(history.next_number + behind, history.trimmed_through + behind, segments)
 
 
 def kept_streams(snapshot: Snapshot) -> tuple[list[int], int]:
     """Give the streams whose events can still be asked for, and the log's last sequence."""
     state = from_snapshot(snapshot)
     return [stream.id for stream in state.streams.values() if stream.next_offset > 1], state.log.next_sequence - 1
+
+
+def kept_history(snapshot: Snapshot) -> tuple[list[int], int]:
+    """Give the stream of the session's call history, if it has one, and the last sequence there."""
+    history = history_of(snapshot)
+    return ([], 0) if history is None else ([HISTORY_STREAM], HISTORY_STREAM + history.next_number - 1)
 
 
 def _failure_of(state: SessionState) -> schema.PortableFailure | None:
@@ -289,7 +332,7 @@ def _handshake(said: schema.PortableHandshake | UnsetType | None) -> Handshake |
 def _streams(session: schema.PortableSession) -> dict[int, Stream]:
     if isinstance(session.streams, UnsetType):
         return {STANDALONE_STREAM: Stream(STANDALONE_STREAM, None)}
-    streams = {s.id: Stream(s.id, s.request_id, s.next_offset, s.ended) for s in session.streams}
+    streams = {s.id: Stream(s.id, s.request_id, s.next_offset, s.ended, s.former_epochs) for s in session.streams}
     if session.opened:  # each that was opened has one of its own, and could say nothing without
         streams.setdefault(STANDALONE_STREAM, Stream(STANDALONE_STREAM, None))
     return streams

@@ -4,6 +4,8 @@ A session is reaped when it has expired, or when it is uninitialized for a reaso
 over (access reaps it sooner: `Registry.find`). Never for a cause that may be ours. And never many at once: if one
 sweep would reap more than a twentieth of all sessions something else is probably wrong (a clock, a restored
 backup), so it stops and says so; after an hour, in which somebody can look, it goes on in portions of that size.
+Sessions that are not meant to last (those of HTTP+SSE end with their stream, but for a short while) go without that:
+after a restart of ours many of their clients stay away at once, and nothing is wrong.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class ReaperRules:
     brake_share: float = 0.05
     brake_sessions_min: int = 100  # below this many the brake stays off: small numbers have large shares
     brake_seconds: float = 3600.0
+    brief_ttl_seconds_max: float = 0.0  # expired sessions that were to be kept no longer than this know no brake
 
 
 @attrs.frozen
@@ -46,9 +49,11 @@ class Sweep:
 
     expired: tuple[SessionId, ...]
     uninitialized: tuple[SessionId, ...]
+    brief: tuple[SessionId, ...] = ()  # expired, and not meant to last
 
     @property
     def due(self) -> tuple[SessionId, ...]:
+        """What the brake looks at."""
         return self.expired + self.uninitialized
 
 
@@ -63,14 +68,20 @@ def find_due(headers: list[SnapshotHeader], in_use: set[SessionId], now_unix_s: 
     """
     expired: list[SessionId] = []
     uninitialized: list[SessionId] = []
+    brief: list[SessionId] = []
     for header in headers:
         session_id = SessionId(header.session_id)
         if header.failure in REAPED_REASONS:
             if header.last_active_unix_s + rules.uninitialized_grace_seconds <= now_unix_s:
                 uninitialized.append(session_id)
         elif header.expires_unix_s <= now_unix_s and session_id not in in_use:
-            expired.append(session_id)
-    return Sweep(tuple(expired), tuple(uninitialized))
+            (brief if _is_brief(header, rules) else expired).append(session_id)
+    return Sweep(tuple(expired), tuple(uninitialized), tuple(brief))
+
+
+def _is_brief(header: SnapshotHeader, rules: ReaperRules) -> bool:
+    ttl_seconds = header.expires_unix_s - header.last_active_unix_s  # of times of day: exact to a microsecond or so
+    return rules.brief_ttl_seconds_max > 0.0 and ttl_seconds < rules.brief_ttl_seconds_max + 0.001
 
 
 def brake(due: int, sessions: int, rules: ReaperRules) -> int | None:
@@ -114,8 +125,8 @@ class Reaper:
         in_use = self._passivate_idle(now_unix_s)
         headers = list(self._registry.headers())
         found = find_due(headers, in_use, now_unix_s, self._rules)
-        expired = set(found.expired)
-        for session_id in self._portion(found, len(headers)):
+        expired = {*found.expired, *found.brief}
+        for session_id in (*found.brief, *self._portion(found, len(headers))):
             reason = "expired" if session_id in expired else "uninitialized"
             self._registry.remove(session_id, reason)
             self.reaped += 1

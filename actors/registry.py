@@ -116,7 +116,7 @@ class Registry:
           TooManySessions, Draining
         """
         if self._draining:
-            raise Draining("shutting down")
+            raise Draining("the gateway is restarting; try again in a moment")
         if len(self._index) + len(self._opening) >= self._sessions_max:
             self._turned_away += 1
             raise TooManySessions(f"{self._sessions_max} sessions exist already")
@@ -149,7 +149,7 @@ class Registry:
             raise SessionNotFound("no such session")
         if actor is None:
             if self._draining:
-                raise Draining("shutting down")
+                raise Draining("the gateway is restarting; try again in a moment")
             actor = self._start(session_id)
         return actor
 

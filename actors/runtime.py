@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import attrs
 import structlog
 import trio
-from msgspec.structs import replace
 
 from actors import messages as say
+from actors.analytics import AnalyticsReport
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
-from actors.handle import SessionHandle, SessionUnavailable
+from actors.handle import SessionHandle, require
 from actors.ids import ANONYMOUS, SESSION_ID_RANDOM_BYTES, Principal, SessionId, mint_session_id
 from actors.keeping import keep
 from actors.link import Connect
@@ -29,13 +28,14 @@ from actors.reaper import Reaper, ReaperRules
 from actors.registry import Registry
 from actors.restorer import RestoreProgress, Restorer
 from actors.state import NOTHING, Limits, LogState, SessionState
+from actors.store_use import EVENT_STORE_SERVER_ID, check_sessions
 from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.codec import Codec
 from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
 from persistence.opening import open_store
-from persistence.records import SnapshotHeader
-from persistence.resealing import Resealable
+from persistence.presence import Tended, keep_tending
+from persistence.resealing import Resealable, marked
 from persistence.store import Store, StoreFull
 from persistence.writer import Writer
 
@@ -92,9 +92,14 @@ class Runtime:
         """Give a session by its id; whether it exists, and talks to that server, shows at the first use."""
         return SessionHandle(self.registry, SessionId(session_id), principal, server_id)
 
+    def draw_session_id(self) -> SessionId:
+        """Draw an id that nobody can guess, for a session that is begun under it later."""
+        return mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES))
+
     def begin(
         self,
         *,
+        session_id: SessionId | None = None,
         server_id: str = "",
         principal: Principal = ANONYMOUS,
         ttl_seconds: float | None = None,
@@ -105,13 +110,20 @@ class Runtime:
     ) -> Beginning:
         """Make a session that nobody can find yet: it comes to exist with its handshake, or not at all.
 
+        Args:
+          session_id: as `draw_session_id` gave it, and used for no other session; None: it is drawn now. A begun
+            session that was refused its handshake leaves no trace, so that its id may be used for another try.
+
         Raises:
+          ValueError: the server id is that of SDK servers' sessions; a store with it is refused at the next start.
           Unkeepable: context or metadata hold what no store can keep.
           TooManySessions, Draining
         """
+        if server_id == EVENT_STORE_SERVER_ID:
+            raise ValueError(f"server_id {server_id!r} is taken by DurableEventStore: choose another")
         now_unix_s = self._shared.clock.now_unix_s()
         state = SessionState(
-            session_id=mint_session_id(secrets.token_bytes(SESSION_ID_RANDOM_BYTES)),
+            session_id=self.draw_session_id() if session_id is None else session_id,
             server_id=server_id,
             principal=principal,
             created_unix_s=now_unix_s,
@@ -119,7 +131,7 @@ class Runtime:
             ttl_seconds=self._options.session_ttl_seconds if ttl_seconds is None else ttl_seconds,
             client_transport=client_transport,
             upstream_transport=upstream_transport,
-            log=LogState(epoch=int.from_bytes(secrets.token_bytes(4), "big")),
+            log=LogState(epoch=_draw_epoch() if self._shared.log_epoch is None else self._shared.log_epoch),
             context=keep(context)[0] if context else NOTHING,
             metadata=keep(metadata)[0] if metadata else NOTHING,
         )
@@ -145,15 +157,20 @@ class Runtime:
 
         Raises:
           Unkeepable: context or metadata hold what no store can keep.
+          OutcomeUnknown: it may come to exist, and then ends unused when its time is over; create another one.
           TooManySessions, Draining, SessionUnavailable
         """
         beginning = self.begin(
             server_id=server_id, principal=principal, ttl_seconds=ttl_seconds, context=context, metadata=metadata
         )
-        outcome = await beginning.ask(say.Create).wait()
-        if isinstance(outcome, say.NotDone):
-            raise SessionUnavailable(outcome.detail)
+        require(await beginning.ask(say.Create).wait())
         return beginning.session
+
+    def analytics(self) -> AnalyticsReport:
+        """Say what the sessions were used for: of calls, since this process started."""
+        residents = [actor.state for actor in self.registry.residents() if actor.is_loaded]
+        now_unix_s = self._shared.clock.now_unix_s()
+        return self._shared.analytics.report(self.registry.headers(), residents, now_unix_s=now_unix_s)
 
     async def settled(self) -> None:
         """Wait until everything said so far, soft facts too, is durable."""
@@ -188,68 +205,124 @@ async def open_runtime(
       progress: told how far restoring has come.
 
     Raises:
-      StoreUrlInvalid, StoreInvalid, StoreInUse, StoreUnavailable: before the block.
+      StoreUrlInvalid, StoreInvalid, StoreInUse, StoreUnavailable: before the block, as they are.
       StoreBroken, FenceLost: out of the block, which is cancelled: the process must stop acknowledging, and end.
         Any StoreError of a store that was away and is back, but cannot be used.
 
     Cancellation: actors leave memory and what was said is flushed, within `stop_seconds_max` each, before it passes on.
     """
     kept = await _open(store, codec, options)
-    raised: BaseException | None = None
     try:
-        fence = await kept.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
-        writer = Writer(kept, fence)
-        async with trio.open_nursery() as keeping:
-            await keeping.start(writer.run)
-            timekeeper = Timekeeper()
-            keeping.start_soon(supervise, ChildSpec("timekeeper", timekeeper.run, Restart.PERMANENT))
-            async with trio.open_nursery() as links, trio.open_nursery() as living:
-                shared = Surroundings(
-                    kept,
-                    writer,
-                    SteadyClock(),
-                    timekeeper,
-                    links,
-                    connect if connect is not None else connect_to_nothing,
-                    options.limits,
-                    connect_seconds_max=options.connect_seconds_max,
-                    store_wait_seconds=options.store_wait_seconds,
-                    backoff=options.backoff,
-                    gate_open_always=options.gate_open_always,
-                )
-                registry = Registry(shared, living, sessions_max=options.sessions_max)
-                await _index(kept, registry)
-                if isinstance(kept, DegradingStore):
-                    kept.on_adopted, registry.knows_all = registry.adopt, lambda: kept.knows_all
-                    await keeping.start(kept.run)
-                runtime = Runtime(shared, registry, options)
-                _start_keepers(runtime, options, keeping, progress, restore=options.restore and connect is not None)
-                try:
+        with _as_it_was_raised() as body:
+            async with _keeping(kept, options) as keeper, _living(keeper, connect, options) as registry:
+                with body:
+                    await _know_sessions(keeper, registry)
+                    runtime = Runtime(registry.shared, registry, options)
+                    restore = options.restore and connect is not None
+                    _start_keepers(runtime, options, keeper.nursery, progress, restore=restore)
                     yield runtime
-                except BaseException as error:
-                    raised = error
-                    raise
-                finally:
-                    with trio.move_on_after(options.stop_seconds_max, shield=True):
-                        await registry.stop_actors()
-                    living.cancel_scope.cancel()
-                    links.cancel_scope.cancel()
-            with trio.move_on_after(options.stop_seconds_max, shield=True) as last_flush:
-                try:
-                    await writer.flush()
-                except StoreFull as full:  # nobody was told of what is lost: an orderly end all the same
-                    log.error("the last flush found no room", why=str(full))
-            if last_flush.cancelled_caught:
-                log.error("the last flush did not end in time", seconds=options.stop_seconds_max)
-            keeping.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # Nurseries wrap what leaves them; what the block itself raised comes out as it was raised.
-        if raised is not None and all(cause is raised for cause in leaves(group)):
-            raise raised from raised.__cause__
-        raise
     finally:
         with trio.move_on_after(options.stop_seconds_max, shield=True):
             await kept.aclose()
+
+
+@attrs.frozen(eq=False)
+class _Keeper:
+    """What keeps facts, and runs for longer than any session."""
+
+    store: Store
+    writer: Writer
+    timekeeper: Timekeeper
+    nursery: trio.Nursery
+
+
+@asynccontextmanager
+async def _keeping(store: Store, options: RuntimeOptions) -> AsyncIterator[_Keeper]:
+    """Run what keeps facts: claim the store, write for the length of the block, flush what is left."""
+    if not isinstance(store, DegradingStore):  # which looks when it reaches the store behind
+        await check_sessions(store)
+    fence = await store.claim(f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}")
+    writer, timekeeper = Writer(store, fence), Timekeeper()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(writer.run)
+        if isinstance(store, Tended):
+            nursery.start_soon(keep_tending, store, fence)
+        nursery.start_soon(supervise, ChildSpec("timekeeper", timekeeper.run, Restart.PERMANENT))
+        yield _Keeper(store, writer, timekeeper, nursery)
+        with trio.move_on_after(options.stop_seconds_max, shield=True) as last_flush:
+            try:
+                await writer.flush()
+            except StoreFull as full:  # nobody was told of what is lost: an orderly end all the same
+                log.error("the last flush found no room", why=str(full))
+        if last_flush.cancelled_caught:
+            log.error("the last flush did not end in time", seconds=options.stop_seconds_max)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _living(keeper: _Keeper, connect: Connect | None, options: RuntimeOptions) -> AsyncIterator[Registry]:
+    """Run sessions and their links for the length of the block; at its end they leave memory."""
+    async with trio.open_nursery() as links, trio.open_nursery() as living:
+        shared = Surroundings(
+            keeper.store,
+            keeper.writer,
+            SteadyClock(),
+            keeper.timekeeper,
+            links,
+            connect if connect is not None else connect_to_nothing,
+            options.limits,
+            connect_seconds_max=options.connect_seconds_max,
+            store_wait_seconds=options.store_wait_seconds,
+            backoff=options.backoff,
+            log_epoch=_draw_epoch() if _may_lose_what_was_told(keeper.store) else None,
+            gate_open_always=options.gate_open_always,
+        )
+        registry = Registry(shared, living, sessions_max=options.sessions_max)
+        try:
+            yield registry
+        finally:
+            with trio.move_on_after(options.stop_seconds_max, shield=True):
+                await registry.stop_actors()
+            living.cancel_scope.cancel()
+            links.cancel_scope.cancel()
+
+
+async def _know_sessions(keeper: _Keeper, registry: Registry) -> None:
+    """Read the index; of a store that is away, have it told when it is back."""
+    store = keeper.store
+    await _index(store, registry)
+    if isinstance(store, DegradingStore):
+        store.on_adopted, registry.knows_all = registry.adopt, lambda: store.knows_all
+        await keeper.nursery.start(store.run)
+
+
+class _Body:
+    """Remembers what was raised inside, to tell it from what its surroundings raise."""
+
+    def __init__(self) -> None:
+        self.raised: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.raised = error
+
+
+@contextmanager
+def _as_it_was_raised() -> Iterator[_Body]:
+    """Let what the body raises out as it was raised: nurseries wrap what leaves them.
+
+    The body is the caller's block, and what comes before it. What ends a running runtime from below stays in its group.
+    """
+    body = _Body()
+    try:
+        yield body
+    except BaseExceptionGroup as group:
+        raised = body.raised
+        if raised is not None and all(cause is raised for cause in leaves(group)):
+            raise raised from raised.__cause__
+        raise
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -267,11 +340,27 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
         return await open_store(store, codec=codec) if isinstance(store, str) else store
 
     async def open_primary() -> Store:
-        await trio.lowlevel.checkpoint()
-        return await open_store(store, codec=codec) if isinstance(store, str) else store
+        primary = await open_store(store, codec=codec) if isinstance(store, str) else store
+        try:
+            await check_sessions(primary)
+        except BaseException:
+            if isinstance(store, str):  # nobody else knows of it
+                with trio.move_on_after(options.stop_seconds_max, shield=True):
+                    await primary.aclose()
+            raise
+        return primary
 
     name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
+
+
+def _draw_epoch() -> int:
+    return int.from_bytes(secrets.token_bytes(4), "big")
+
+
+def _may_lose_what_was_told(store: Store) -> bool:
+    """Say whether a process that ends may have told of events that the next one does not find."""
+    return isinstance(store, DegradingStore) or store.survives == "redis"
 
 
 async def _index(store: Store, registry: Registry) -> None:
@@ -282,17 +371,7 @@ async def _index(store: Store, registry: Registry) -> None:
     after: int | None = 0
     while after is not None:
         headers, after = await store.scan(after=after)
-        registry.learn([_marked(header, obstacles) for header in headers] if obstacles else headers)
-
-
-def _marked(header: SnapshotHeader, obstacles: Mapping[str, str]) -> SnapshotHeader:
-    """Give what the index is to know of a session that may be one of those that cannot be opened here.
-
-    Such a session is not restored, and does not expire: whoever owns it could not have used it, for a cause of ours.
-    The mark is in the index only; with the key, or the version, that it needs, the next start finds it as it was.
-    """
-    reason = obstacles.get(header.session_id)
-    return header if reason is None else replace(header, failure=reason, expires_unix_s=math.inf)
+        registry.learn([marked(header, obstacles) for header in headers] if obstacles else headers)
 
 
 def _start_keepers(

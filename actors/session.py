@@ -10,110 +10,57 @@ crash forgets memory; nothing that left through the gate rests on what was forgo
 
 from __future__ import annotations
 
-import itertools
-import operator
-from collections.abc import Callable, Sequence
-from math import inf
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import attrs
 import structlog
 import trio
 
 from actors import messages as say
+from actors import notes
+from actors.call_history import CallPage
+from actors.commits import GATE_TICKET, Commits, StoreRefused
 from actors.connecting import Connecting
 from actors.decide import decide
+from actors.epochs import under_epoch
 from actors.event_log import EventLog, StreamReader
-from actors.gate import Gate, Held
 from actors.ids import SessionId
 from actors.inbox import LinkInbox
-from actors.interruption import outcomes_held, outcomes_in_doubt
+from actors.interruption import outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.link_holder import LinkHolder, Opened
+from actors.loading import NotLoaded, load
 from actors.mailbox import Mailbox, OneShot
-from actors.overdue import GRAIN_SECONDS
-from actors.snapshots import from_snapshot, to_snapshot
+from actors.snapshots import from_snapshot, history_of
 from actors.state import SessionState, Stream
 from actors.surroundings import Surroundings
-from persistence.records import LogEntry, Tombstone, Trim
-from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
-from persistence.writer import Receipt, WriterBacklogFull
+from actors.waiting import Waiting
+from persistence.records import Tombstone
+from persistence.writer import Receipt
 
 log = structlog.get_logger("outlast.session")
 
 TURNS_PER_CHECKPOINT = 32  # a busy session lets the others run this often
-
-
-GATE_TICKET = 0  # under which the gate is watched: nobody's ticket
-LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to try again after this
-
 # A refused session goes back to what is durable, and may have to write even for that: it tries once more, then leaves
 # memory. Whoever needs it next tries again; a full store is not asked in a loop.
 REFUSALS_MAX = 2
-
-
-# ---- what the actor is told besides commands ----
-
-
-@attrs.frozen
-class _Settled:
-    receipt: Receipt
-
-
-@attrs.frozen
-class _Buried:
-    ticket: int
-    receipt: Receipt
-
-
-@attrs.frozen(eq=False)
-class _Lost:
-    inbox: LinkInbox
-    detail: str
-
-
-@attrs.frozen
-class _Pinged:
-    receive: say.Receive
-
-
-@attrs.frozen
-class _Stalled:
-    """Something may have waited for the store for too long."""
-
-
-@attrs.frozen
-class _Stop:
-    detail: str
-    only_if_idle: bool
-
-
-class StoreRefused(Exception):
-    """The store had no room for a commit: the actor goes back to what is durable, and what waited becomes an
-    error."""
-
-    def __init__(self, reason: str, *, rolled_back: bool) -> None:
-        super().__init__(reason)
-        self.rolled_back = rolled_back  # nothing of what is outstanding will become durable after all
 
 
 class SessionActor:
     """A live session. Made by the registry; runs in its own supervised task."""
 
     __slots__ = (
+        "_burial_ticket",
         "_changed",
+        "_commits",
         "_ended",
         "_fresh",
-        "_gate",
-        "_gate_watched",
         "_last_turn_seconds",
         "_link",
-        "_log",
         "_mailbox",
         "_refusals",
         "_shared",
         "_state",
-        "_tickets",
         "_updating",
         "_waiting",
         "load_failure",
@@ -140,12 +87,10 @@ class SessionActor:
         self._fresh = fresh
         self._changed = changed
         self._mailbox: Mailbox[Any] = Mailbox(shared.mailbox_max)
-        self._tickets = itertools.count(1)
-        self._waiting: dict[int, OneShot[say.Outcome]] = {}
+        self._waiting = Waiting()
+        self._burial_ticket = 0  # under which somebody waits for the session's end; 0: nobody, or it has not come
         self._state: SessionState | None = None
-        self._log: EventLog | None = None
-        self._gate = Gate(0)
-        self._gate_watched = False  # the timekeeper will tell of it
+        self._commits = Commits(session_id, shared)
         self._link = LinkHolder()
         self._ended = False
         self._refusals = 0  # of the store, since it last kept something of this session
@@ -171,7 +116,7 @@ class SessionActor:
     @property
     def is_settled(self) -> bool:
         """Whether it is in memory, and all that is known of it is durable."""
-        return self._state is not None and self._state.opened and self._gate.is_clear
+        return self._state is not None and self._state.opened and self._commits.gate.is_clear
 
     @property
     def ended(self) -> bool:
@@ -196,15 +141,13 @@ class SessionActor:
           MailboxFull: too much is queued; nothing was.
         """
         outcome: OneShot[say.Outcome] = OneShot()
-        if self._gate.stalled_seconds(trio.current_time()) >= self._shared.store_wait_seconds:
+        if self._commits.gate.stalled_seconds(trio.current_time()) >= self._shared.store_wait_seconds:
             outcome.set(say.NotDone(say.Problem.UNAVAILABLE, "the store does not answer; nothing was done"))
             return outcome
         self._link.hurry()
-        ticket = next(self._tickets)
-        if further_tickets:
-            self._tickets = itertools.count(ticket + further_tickets + 1)
+        ticket = self._waiting.new_ticket(further_tickets)
         self._mailbox.put(make(ticket))
-        self._waiting[ticket] = outcome
+        self._waiting.add(ticket, outcome)
         return outcome
 
     def tell(self, command: say.Command) -> None:
@@ -214,9 +157,8 @@ class SessionActor:
     def overdue(self, ticket: int) -> None:
         state = self._state
         if ticket == GATE_TICKET:
-            self._gate_watched = not self._gate.is_clear
-            if self._gate_watched:
-                self._mailbox.put_system(_Stalled())
+            if self._commits.gate_is_due():
+                self._mailbox.put_system(notes.Stalled())
         elif state is not None and state.busy:
             self._mailbox.put_system(say.Overdue(ticket))
 
@@ -231,26 +173,26 @@ class SessionActor:
 
     def pinged(self, receive: say.Receive) -> None:
         """Take a ping of the other side: in its turn it is seen whether anybody is there to answer."""
-        self._mailbox.put_system(_Pinged(receive))
+        self._mailbox.put_system(notes.Pinged(receive))
 
     def link_lost(self, inbox: LinkInbox, detail: str) -> None:
         """Take note that the link behind this inbox is gone."""
-        self._mailbox.put_system(_Lost(inbox, detail))
+        self._mailbox.put_system(notes.Lost(inbox, detail))
+
+    def note_receipt(self, receipt: Receipt) -> None:
+        self._mailbox.put_system(notes.Settled(receipt))
 
     def stop(self, detail: str, *, only_if_idle: bool = False) -> None:
         """Leave memory: what waits is told to try again, the record stays, the upstream keeps its session."""
-        self._mailbox.put_system(_Stop(detail, only_if_idle))
+        self._mailbox.put_system(notes.Stop(detail, only_if_idle))
 
     def idle_seconds(self) -> float:
         """How long nothing has happened here; 0 while somebody waits, reads or writes."""
         state = self._state
-        if state is None or state.busy or len(self._mailbox) or not self._gate.is_clear or self._waiting:
+        if state is None or state.connect_tickets or self._is_in_use:
             return 0.0
-        if state.connect_tickets or self._is_read or self._is_updated or (state.tasks and self._works_on_task(state)):
-            return 0.0
-        used_until = (
-            self._last_turn_seconds if self._log is None else max(self._last_turn_seconds, self._log.read_until_seconds)
-        )
+        log = self._commits.log
+        used_until = self._last_turn_seconds if log is None else max(self._last_turn_seconds, log.read_until_seconds)
         return trio.current_time() - used_until
 
     def _works_on_task(self, state: SessionState) -> bool:
@@ -259,12 +201,11 @@ class SessionActor:
         return not self._link.resumable and any(until > now_unix_s for until in state.tasks.values())
 
     @property
-    def _is_read(self) -> bool:
-        return self._log is not None and self._log.has_readers
-
-    @property
-    def _is_updated(self) -> bool:
-        return self._updating is not None and self._updating.locked()
+    def _is_in_use(self) -> bool:
+        waits = self.state.busy or self._waiting or len(self._mailbox) or not self._commits.gate.is_clear
+        is_read = self._commits.log is not None and self._commits.log.has_readers
+        is_updated = self._updating is not None and self._updating.locked()
+        return bool(waits or is_read or is_updated or (self.state.tasks and self._works_on_task(self.state)))
 
     @property
     def updating(self) -> trio.StrictFIFOLock:
@@ -280,8 +221,7 @@ class SessionActor:
 
     def attach(self, stream_id: int, after: int, *, from_earliest: bool = False) -> StreamReader:
         """Read a stream from this offset on; see `EventLog.attach`."""
-        log = self._event_log(self.state.log.next_sequence - 1)  # a log that is only now made has nothing outstanding
-        return log.attach(stream_id, after, from_earliest=from_earliest)
+        return self._log_at_rest().attach(stream_id, after, from_earliest=from_earliest)
 
     async def check_kept(self, stream: Stream, after: int) -> None:
         """See whether what follows this offset is still kept, before anybody relies on it.
@@ -289,8 +229,19 @@ class SessionActor:
         Raises:
           CursorLost, StoreUnavailable, SnapshotCorrupt
         """
-        log = self._event_log(self.state.log.next_sequence - 1)
-        await log.read(stream.id, after, stream.last_offset, limit=1)
+        await self._log_at_rest().read(stream.id, after, stream.last_offset, limit=1)
+
+    def _log_at_rest(self) -> EventLog:
+        """Give the session's log; one that is only now made has nothing outstanding."""
+        return self._commits.event_log(self.state.log.next_sequence - 1)
+
+    async def past_calls(self, before: int | None, limit: int) -> CallPage:
+        """Give a page of the session's call history.
+
+        Raises:
+          StoreUnavailable, SnapshotCorrupt
+        """
+        return await self._commits.past_calls(before, limit)
 
     def stream(self, stream_id: int) -> Stream | None:
         """Give one of the session's streams as it is now."""
@@ -331,26 +282,22 @@ class SessionActor:
 
     async def _come_to_life(self) -> None:
         if self._fresh is not None:
-            state, self._fresh = self._fresh, None
-            self._adopt(state)
+            self._state, self._fresh = self._fresh, None
+            self._commits.begin(self._state, None)
             return
         try:
-            with trio.fail_after(LOAD_SECONDS_MAX):
-                await self._shared.writer.settle(self.session_id)
-                snapshot = await self._shared.store.load(self.session_id)
-        except (StoreUnavailable, trio.TooSlowError) as error:
-            self._end(say.NotDone(say.Problem.UNAVAILABLE, f"the store does not answer: {error}"))
-        except SnapshotTooNew as error:
-            self._end(say.NotDone(say.Problem.UNAVAILABLE, str(error)))
-        except SnapshotCorrupt as error:
-            self.load_failure = "corrupt"
-            self._end(say.NotDone(say.Problem.UNINITIALIZED, str(error)))
-        else:
-            if snapshot is None:  # a crash before the first commit, or a removal beside us
-                self._end(say.NotDone(say.Problem.UNINITIALIZED, "there is no such session any more"))
-                return
-            self._adopt(from_snapshot(snapshot))
-            self._decide(say.Recovered())
+            snapshot = await load(self._shared, self.session_id)
+        except NotLoaded as failed:
+            self.load_failure = "corrupt" if failed.corrupt else ""
+            self._end(failed.outcome)
+            return
+        self._state = self._under_epoch(from_snapshot(snapshot))
+        self._commits.begin(self._state, history_of(snapshot))
+        self._decide(say.Recovered())
+
+    def _under_epoch(self, state: SessionState) -> SessionState:
+        epoch = self._shared.log_epoch
+        return state if epoch is None else under_epoch(state, epoch)
 
     def gave_up(self, error: Exception) -> None:
         """Take note that it crashed too often to be started again."""
@@ -362,22 +309,11 @@ class SessionActor:
         self._tell_waiting(outcome)
 
     def _tell_waiting(self, outcome: say.NotDone, *, rolled_back: bool = False) -> None:
-        held, waiting, self._waiting = self._gate.clear(), self._waiting, {}
+        held = self._commits.gate.clear()
         in_doubt: dict[int, say.Outcome] = {}
         if outcome.problem is say.Problem.UNAVAILABLE:
-            in_doubt = outcomes_in_doubt(self._state, held, rolled_back=rolled_back)
-        for ticket, one_shot in waiting.items():
-            one_shot.set(in_doubt.get(ticket, outcome))
-
-    def _adopt(self, state: SessionState) -> None:
-        self._state = state
-        self._gate = Gate(state.revision, open_always=self._shared.gate_open_always)
-
-    def _event_log(self, durable_through: int) -> EventLog:
-        """Give the session's log; most sessions in memory have none, until somebody writes or reads."""
-        if self._log is None:
-            self._log = EventLog(self.session_id, self._shared.store.read_log, durable_through=durable_through)
-        return self._log
+            in_doubt = outcomes_in_doubt(self._state, held, self._burial_ticket, rolled_back=rolled_back)
+        self._waiting.tell_all(outcome, in_doubt)
 
     def _forget_memory(self) -> None:
         """Let go of everything that a next incarnation must not inherit.
@@ -385,10 +321,8 @@ class SessionActor:
         What is queued goes too: whoever sent it is told to try again, so it must not be done later as well.
         """
         self._tell_waiting(say.NotDone(say.Problem.UNAVAILABLE, "the session was interrupted; try again"))
-        if self._log is not None:
-            self._log.end_readers()
-        self._log = None
-        self._gate_watched = False
+        self._commits.forget()
+        self._burial_ticket = 0
         self._state = None
         queued = self._mailbox.clear()
         self._link.close(end_session=False)
@@ -409,110 +343,30 @@ class SessionActor:
         before = self.state
         now_unix_s = self._shared.clock.at_unix_s(self._last_turn_seconds)
         decision = decide(before, command, now_unix_s=now_unix_s, limits=self._shared.limits)
-        state = self._state = decision.state
-        if decision.events and any(map(_is_hard, decision.events)):
-            self._note_ends(before, decision.events)
-            if not state.closed:
-                self._submit(before, decision.events)
-        elif decision.events and state.opened and not state.closed:
-            self._shared.writer.submit_soft(self.session_id, state.revision, self._freeze(state))
-        self._let_out(decision.effects)
+        self._state = decision.state
+        if decision.events:
+            self._commits.keep(before, decision.state, decision.events, self._last_turn_seconds, self)
+        self._do_all(self._commits.let_out(decision.effects, self._state))
 
-    def _note_ends(self, before: SessionState, events: Sequence[say.Event]) -> None:
-        """Keep readers from being told of a stream's end before it is durable; in a session's last turn, at all."""
-        for event in events:
-            if isinstance(event, say.StreamEnded):
-                revision = inf if self.state.closed else self.state.revision
-                self._event_log(before.log.next_sequence - 1).end_stream(event.stream, revision)
-
-    def _submit(self, before: SessionState, events: Sequence[say.Event]) -> None:
-        state = self.state
-        entries = tuple(self._entries(events))
-        for entry in entries:
-            self._event_log(before.log.next_sequence - 1).append(entry)
-        trim = None
-        if state.log.trimmed_through > before.log.trimmed_through:
-            trim = Trim(self.session_id, state.log.trimmed_through)
-            self._event_log(before.log.next_sequence - 1).trim(state.log.trimmed_through)
-        self._gate.require(state.revision, self._last_turn_seconds)
-        if not self._gate_watched:  # one watch at a time, however often the gate is shut meanwhile
-            self._gate_watched = True
-            self._shared.timekeeper.watch(self, GATE_TICKET, self._shared.store_wait_seconds)
-        try:
-            self._shared.writer.submit(
-                self.session_id,
-                state.revision,
-                self._freeze(state),
-                entries=entries,
-                trim=trim,
-                receipt=self._receipt,
-            )
-        except WriterBacklogFull as full:
-            raise StoreRefused(str(full), rolled_back=False) from full
-
-    def _freeze(self, state: SessionState) -> Callable[[], Any]:
-        return lambda: to_snapshot(state)
-
-    def _entries(self, events: Sequence[say.Event]) -> list[LogEntry]:
-        return [
-            LogEntry(self.session_id, e.sequence, e.stream, e.offset, e.at_unix_s, e.body)
-            for e in events
-            if isinstance(e, say.MessageLogged)
-        ]
-
-    def _receipt(self, receipt: Receipt) -> None:
-        self._mailbox.put_system(_Settled(receipt))
-
-    def _settled(self, item: _Settled) -> None:
-        receipt = item.receipt
-        if receipt.failure is not None:
-            reason = f"the store could not keep a commit: {receipt.failure}"
-            raise StoreRefused(reason, rolled_back=True) from receipt.failure
+    def _settled(self, item: notes.Settled) -> None:
+        effects = self._commits.settle(item.receipt, self._last_turn_seconds)
         self._refusals = 0
-        if self._log is not None:
-            self._log.settle_ends(receipt.revision)
-        for held in self._gate.settle(receipt.revision, self._last_turn_seconds):
-            self._release(held)
+        self._do_all(effects)
         self._changed(self.state)
 
-    def _stalled(self, _: _Stalled) -> None:
-        """Tell those who have waited for the store for too long that what they asked is in doubt; go on watching."""
-        if self._gate.is_clear or self._state is None:
-            self._gate_watched = False
-            return
-        rest = self._shared.store_wait_seconds - self._gate.stalled_seconds(self._last_turn_seconds)
-        if rest <= GRAIN_SECONDS:  # not 0: a rest that is lost in rounding would be watched for in vain, for ever
-            for ticket, outcome in outcomes_held(self._gate.held, rolled_back=False).items():
-                self._reply(say.Reply(ticket, outcome))
-            rest = self._shared.store_wait_seconds
-        self._shared.timekeeper.watch(self, GATE_TICKET, rest)
-
-    def _release(self, held: Held) -> None:
-        if self._log is not None:
-            self._log.release(held.log_through)
-        for effect in held.effects:
-            self._do(effect)
-
-    def _let_out(self, effects: Sequence[say.Effect]) -> None:
-        if self._gate.is_clear:
-            for effect in effects:
-                self._do(effect)
-            return
-        log_through = self.state.log.next_sequence - 1
-        if self._gate.passes():
-            self._release(Held(0, log_through, effects))
-        else:
-            self._gate.hold(log_through, effects)
+    def _stalled(self, _: notes.Stalled) -> None:
+        """Tell those who have waited for the store for too long that what they asked is in doubt."""
+        for ticket, outcome in self._commits.in_doubt(self, self._last_turn_seconds).items():
+            self._waiting.tell(ticket, outcome)
 
     # ---- effects ----
 
-    def _do(self, effect: say.Effect) -> None:
-        _EFFECTS[type(effect)](self, effect)
+    def _do_all(self, effects: Iterable[say.Effect]) -> None:
+        for effect in effects:
+            _EFFECTS[type(effect)](self, effect)
 
     def _reply(self, effect: say.Reply) -> None:
-        one_shot = self._waiting.pop(effect.ticket, None)
-        if one_shot is not None:
-            one_shot.set(effect.outcome)
+        self._waiting.tell(effect.ticket, effect.outcome)
 
     def _send_upstream(self, effect: say.SendUpstream) -> None:
         try:
@@ -537,10 +391,10 @@ class SessionActor:
 
     def _bury(self, effect: say.Bury) -> None:
         tombstone = Tombstone(self.session_id, effect.reason, self._shared.clock.now_unix_s())
-        ticket = effect.ticket
+        ticket = self._burial_ticket = effect.ticket
 
         def receipt(receipt: Receipt) -> None:
-            self._mailbox.put_system(_Buried(ticket, receipt))
+            self._mailbox.put_system(notes.Buried(ticket, receipt))
 
         self._shared.writer.bury(tombstone, receipt)
 
@@ -550,11 +404,12 @@ class SessionActor:
 
     # ---- the link, the end ----
 
-    def _pinged(self, item: _Pinged) -> None:
-        read = self._log.read_streams if self._log is not None else frozenset[int]()
-        self._decide(say.ReceivePing(item.receive, read, frozenset(self._waiting)))
+    def _pinged(self, item: notes.Pinged) -> None:
+        log = self._commits.log
+        read = log.read_streams if log is not None else frozenset[int]()
+        self._decide(say.ReceivePing(item.receive, read, self._waiting.tickets))
 
-    def _lost(self, item: _Lost) -> None:
+    def _lost(self, item: notes.Lost) -> None:
         if self._link.lose(item.inbox):
             self._decide(say.LinkDown(item.detail))
 
@@ -568,36 +423,30 @@ class SessionActor:
         else:
             self._decide(say.LinkUp(established))
 
-    def _stop(self, item: _Stop) -> None:
-        if item.only_if_idle and not self._may_leave():
+    def _stop(self, item: notes.Stop) -> None:
+        if item.only_if_idle and self._is_in_use:
             return
         self._changed(self.state)
         self._end(say.NotDone(say.Problem.UNAVAILABLE, item.detail))
 
-    def _may_leave(self) -> bool:
-        state = self.state
-        in_use = state.busy or self._waiting or len(self._mailbox) or self._is_read or self._is_updated
-        return not in_use and not (state.tasks and self._works_on_task(state)) and self._gate.is_clear
-
-    def _buried(self, item: _Buried) -> None:
+    def _buried(self, item: notes.Buried) -> None:
         if item.receipt.failure is not None:
             reason = f"the store could not keep a removal: {item.receipt.failure}"
             raise StoreRefused(reason, rolled_back=True) from item.receipt.failure
-        self._reply(say.Reply(item.ticket, say.Accepted()))
+        self._waiting.tell(item.ticket, say.Accepted())
+        self._shared.analytics.note_session_ended(self.state)
         self._changed(self.state)
         self._end(say.NotDone(say.Problem.UNINITIALIZED, "the session was ended"))
 
 
-_is_hard = operator.attrgetter("hard")
-
 _NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
-    _Settled: SessionActor._settled,
+    notes.Settled: SessionActor._settled,
     Opened: SessionActor._linked,
-    _Pinged: SessionActor._pinged,
-    _Lost: SessionActor._lost,
-    _Stalled: SessionActor._stalled,
-    _Stop: SessionActor._stop,
-    _Buried: SessionActor._buried,
+    notes.Pinged: SessionActor._pinged,
+    notes.Lost: SessionActor._lost,
+    notes.Stalled: SessionActor._stalled,
+    notes.Stop: SessionActor._stop,
+    notes.Buried: SessionActor._buried,
 }
 
 _EFFECTS: dict[type, Callable[[SessionActor, Any], None]] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from actors.call_history import HistoryState
 from actors.ids import Principal, SessionId
 from actors.jsonrpc import RequestId
 from actors.sharing import shared
@@ -32,8 +33,8 @@ def to_header(state: SessionState) -> SnapshotHeader:
     )
 
 
-def to_snapshot(state: SessionState) -> Snapshot:
-    """Give the record of a state."""
+def to_snapshot(state: SessionState, history: HistoryState | None = None) -> Snapshot:
+    """Give the record of a state, and of where the session's call history stands, if there is one."""
     principal, log, metrics, handshake = state.principal, state.log, state.metrics, state.handshake
     fields: dict[str, object] = {
         "principal": [principal.issuer, principal.client, principal.subject],
@@ -58,7 +59,28 @@ def to_snapshot(state: SessionState) -> Snapshot:
         "context": state.context,
         "metadata": state.metadata,
     }
+    former = [[s.id, *one] for s in state.streams.values() for one in s.former_epochs]
+    if former:
+        fields["former_epochs"] = former
+    if history is not None:
+        fields["history"] = [
+            history.next_number,
+            history.trimmed_through,
+            [list(segment) for segment in history.segments],
+        ]
     return Snapshot(to_header(state), fields)
+
+
+def history_of(snapshot: Snapshot) -> HistoryState | None:
+    """Give where the session's call history stands; None if no call of it was ever noted.
+
+    Without an upcaster: records without it are as good as new ones, and versions that do not know it can read it.
+    """
+    kept: Any = snapshot.fields.get("history")
+    if kept is None:
+        return None
+    next_number, trimmed_through, segments = kept
+    return HistoryState(next_number, trimmed_through, tuple([(last, size) for last, size in segments]))
 
 
 def _call_fields(call: Call) -> list[object]:
@@ -101,7 +123,7 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         upstream_transport=upstream_transport,
         handshake=None if handshake is None else Handshake(*map(_shared, handshake)),
         setup=fields["setup"] or NOTHING,
-        streams={row[0]: Stream(*row) for row in fields["streams"]},
+        streams=_streams(fields["streams"], fields.get("former_epochs", ())),
         next_stream=fields["next_stream"],
         log=_log(*fields["log"]),
         calls={row[0]: _call(row, ticket=-1 - index) for index, row in enumerate(fields["calls"])} or NOTHING,
@@ -114,6 +136,13 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         context=fields["context"] or NOTHING,
         metadata=fields["metadata"],
     )
+
+
+def _streams(rows: Sequence[Sequence[Any]], former_epochs: Sequence[tuple[int, int, int]]) -> Mapping[int, Stream]:
+    former: dict[int, tuple[tuple[int, int], ...]] = {}
+    for stream, epoch, last_offset in former_epochs:
+        former[stream] = (*former.get(stream, ()), (epoch, last_offset))
+    return {row[0]: Stream(row[0], row[1], row[2], row[3], former.get(row[0], ())) for row in rows}
 
 
 def _log(epoch: int, next_sequence: int, trimmed_through: int, segments: Sequence[Sequence[int]] = ()) -> LogState:

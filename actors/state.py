@@ -40,12 +40,18 @@ class Limits:
     tasks_max: int = 64  # live tasks that hold a session; more: the oldest holds it no longer
     task_seconds_max: float = 24 * 3600.0  # a task about which nothing is heard holds it no longer than this
     setup_max: int = 256  # kept set-up messages (log level, subscriptions); more: the oldest is forgotten
+    setup_bytes_max: int = 256 * 1024  # these messages together, and their keys; more: REFUSED, before it is sent
     events_per_session_max: int = 1000  # logged events kept for replay; older ones are trimmed
     events_bytes_max: int = 16 * 1024 * 1024  # their bodies together; older ones are trimmed, the newest always stays
     event_bytes_max: int = 16 * 1024 * 1024  # of one; an answer or question that is larger becomes an error
-    streams_kept_max: int = 32  # ended streams whose events can still be replayed; older ones are forgotten
+    streams_kept_max: int = 32  # ended streams whose events can still be replayed; at least `calls_in_flight_max`
     values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
+    call_history_max: int = 200  # calls of tools that can be looked up; older ones are trimmed; 0: none are noted
+    call_history_bytes_max: int = 1024 * 1024  # their records together; older ones are trimmed
+    call_history_contents: bool = False  # record arguments and results, too: they may hold secrets
+    call_history_content_bytes_max: int = 4096  # of the arguments or the result of one call; the rest is cut off
     answer_json_within_seconds: float = 0.25  # a call still unanswered becomes a stream
+    promise_within_seconds: float = 0.02  # a call still unanswered whose answer goes on the standalone stream is kept
     link_wait_seconds: float = 5.0  # a message waits this long for the upstream; then UNAVAILABLE
     call_seconds_max: float = 3600.0  # silence (no answer, no message about it) after which a call is given up
     call_total_seconds_max: float = (
@@ -59,6 +65,15 @@ class Limits:
     def _first_look_seconds(self) -> float:
         """Give the sooner of two: answers may be given long, but what could not be sent is tried again soon."""
         return min(self.answer_json_within_seconds, RETRY_EVERY_SECONDS)
+
+    def __attrs_post_init__(self) -> None:
+        # All calls in flight may end in one turn (the upstream is lost): none of their streams may be forgotten before
+        # its reader had a chance to be given the answer.
+        if self.streams_kept_max < self.calls_in_flight_max:
+            raise ValueError(
+                f"streams_kept_max is {self.streams_kept_max}, less than calls_in_flight_max,"
+                f" {self.calls_in_flight_max}: raise the first, or lower the second"
+            )
 
 
 @attrs.frozen
@@ -87,6 +102,7 @@ class Stream:
     request_id: RequestId | None
     next_offset: int = 1
     ended: bool = False
+    former_epochs: tuple[tuple[int, int], ...] = ()  # (epoch, last offset under it), oldest first: see epochs.py
 
     @property
     def last_offset(self) -> int:
@@ -106,10 +122,11 @@ class Call(msgspec.Struct, frozen=True):
     sent: bool = False
     sent_unix_s: float = 0.0  # when; the client's patience counts from here
     resent: bool = False  # sent a second time, after the upstream had lost the session
-    stream: int | None = None  # set once the call has become a stream
+    stream: int | None = None  # set once the call has become a stream, or is to be answered on the standalone one
     cancelled_unix_s: float = 0.0  # when the client cancelled it; 0: it did not
     heard_unix_s: float = 0.0  # when the upstream last said something about it
     upstream_cursor: str = ""  # the upstream's last event id on this call's stream
+    on_standalone: bool = False  # its answer goes on the session's own stream; not kept: `stream` says so by then
 
 
 class Post(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
+from actors.analytics import Analytics
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
 from actors.link import Connect
@@ -29,4 +30,6 @@ class Surroundings:
     connect_seconds_max: float = 10.0  # for one attempt to open a link
     store_wait_seconds: float = 5.0  # whoever waits for a commit longer is told that it is in doubt
     backoff: Backoff = Backoff()
+    log_epoch: int | None = None  # of this process, where the store may lose what was told: see actors/epochs.py
+    analytics: Analytics = attrs.field(factory=Analytics)
     gate_open_always: bool = False  # the negative control of the tests; see actors/gate.py

@@ -65,8 +65,13 @@ class Turn:
         self.happen(say.MessageLogged(stream_id, stream.next_offset, sequence, self.now_unix_s, message.raw))
 
     def open_stream(self, call: Call) -> Call:
-        """Turn a call into a stream, and tell its client."""
+        """Turn a call into a stream, and tell its client; promise the answer of one that the standalone stream gets."""
         assert call.stream is None
+        if call.on_standalone:
+            call = replace(call, stream=STANDALONE_STREAM)
+            self.happen(say.CallPromised(call))
+            self.reply(call.ticket, say.Streaming(STANDALONE_STREAM))
+            return call
         stream_id = self.state.next_stream
         self.happen(say.StreamOpened(stream_id, call.request_id))
         call = replace(call, stream=stream_id)
@@ -88,12 +93,14 @@ class Turn:
         if not any(call.stream == stream_id for call in self.state.calls.values()):
             self.happen(say.StreamEnded(stream_id))
 
-    def _end_stream_of(self, call: Call) -> None:
-        """End the stream of a call that ends, unless it is a batch's and others are still to be answered on it."""
-        assert call.stream is not None
+    def _end_stream_of(self, call: Call, stream_id: int) -> None:
+        """End the stream of a call that ends, unless it is the session's own, which ends with the session, or a batch's
+        and others are still to be answered on it."""
+        if stream_id in (STANDALONE_STREAM, self.shared_stream):
+            return
         others = (other for other in self.state.calls.values() if other.request_id != call.request_id)
-        if call.stream != self.shared_stream and not any(other.stream == call.stream for other in others):
-            self.happen(say.StreamEnded(call.stream))
+        if not any(other.stream == stream_id for other in others):
+            self.happen(say.StreamEnded(stream_id))
 
     def log_standalone(self, message: Message) -> None:
         self.log(STANDALONE_STREAM, message)
@@ -106,18 +113,36 @@ class Turn:
                 return call
         return None
 
-    def answer(self, call: Call, message: Message, *, failed: bool) -> None:
-        """Give a call its answer: on its stream if it has become one, else straight to whoever waits."""
-        if call.stream is None:
-            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
-            self.reply(call.ticket, say.Answered(message))
-            return
+    def answer(self, call: Call, message: Message, *, ending: say.Ending | None = None) -> None:
+        """Give a call its answer: on its stream if it has become one, else straight to whoever waits.
+
+        Args:
+          ending: how the call ended, where the answer is ours; None: as the other side's answer says.
+        """
+        stream_id = call.stream
+        if stream_id is None:
+            if not (call.on_standalone and self.state.opened):  # there is no stream before the session is open
+                self._end(call, message, ending)
+                self.reply(call.ticket, say.Answered(message))
+                return
+            stream_id = STANDALONE_STREAM
+            self.reply(call.ticket, say.Streaming(stream_id))
         if not self.fits(message):
             reason = f"the answer has {len(message.raw)} bytes; a stream keeps {self.limits.event_bytes_max}"
-            message, failed = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason), True
-        self.log(call.stream, message)
-        self._end_stream_of(call)
-        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s))
+            message = jsonrpc.error(call.request_id, jsonrpc.OVERLOADED, reason)
+        self.log(stream_id, message)
+        self._end_stream_of(call, stream_id)
+        self._end(call, message, ending)
+
+    def _end(self, call: Call, message: Message, ending: say.Ending | None) -> None:
+        failed = message.is_error
+        if not failed:
+            self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, "ok", 0, message))
+            return
+        if ending is None:
+            ending = "cancelled" if call.cancelled_unix_s else "error"
+        code = jsonrpc.code_of(message)
+        self.happen(say.CallEnded(call.request_id, failed, self.now_unix_s, ending, code, message))
 
     def fits(self, message: Message) -> bool:
         """Whether a message may become an event."""
@@ -125,15 +150,26 @@ class Turn:
 
     def fail(self, call: Call, code: int, reason: str) -> None:
         """Answer a call with an error of our own."""
-        self.answer(call, jsonrpc.error(call.request_id, code, reason), failed=True)
+        self.answer(call, jsonrpc.error(call.request_id, code, reason), ending=_ENDINGS.get(code, "error"))
 
     def end_unanswered(self, call: Call, outcome: say.Outcome) -> None:
         """End a call to which no JSON-RPC answer is given."""
         if call.stream is None:
             self.reply(call.ticket, outcome)
         else:
-            self._end_stream_of(call)
-        self.happen(say.CallEnded(call.request_id, not isinstance(outcome, say.Withdrawn), self.now_unix_s))
+            self._end_stream_of(call, call.stream)
+        if isinstance(outcome, say.Withdrawn):
+            self.happen(say.CallEnded(call.request_id, False, self.now_unix_s, "cancelled"))
+        elif call.sent:
+            self.interrupted(call)
+        else:
+            code = jsonrpc.UPSTREAM_UNAVAILABLE
+            self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, "error", code))
+
+    def interrupted(self, call: Call) -> None:
+        """End a call whose outcome nobody knows, and that nobody waits for any more, or is told so otherwise."""
+        code = jsonrpc.OUTCOME_UNKNOWN
+        self.happen(say.CallEnded(call.request_id, True, self.now_unix_s, "interrupted", code))
 
     # ---- the link ----
 
@@ -147,3 +183,9 @@ class Turn:
         """Note activity; once a second is often enough for an expiry that counts in minutes."""
         if self.now_unix_s - self.state.last_active_unix_s >= 1.0:
             self.happen(say.Touched(self.now_unix_s))
+
+
+_ENDINGS: dict[int, say.Ending] = {
+    jsonrpc.OUTCOME_UNKNOWN: "interrupted",
+    jsonrpc.REQUEST_TIMED_OUT: "timeout",
+}

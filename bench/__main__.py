@@ -1,4 +1,4 @@
-"""The command line of the measurements: `python -m bench calls | commits | memory | start`.
+"""The command line of the measurements: `python -m bench calls | commits | rows | memory | start`.
 
 Exit code 1 means that something was measured and is wrong (an answer, a lost fact); 2, that it could not be measured.
 """
@@ -14,12 +14,17 @@ from rich.table import Table
 from bench import calls as calls_of
 from bench import commits as commits_of
 from bench import memory as memory_of
+from bench import rows as rows_of
 from bench import start as start_of
 from bench.children import ChildFailed
+from bench.places import CODECS
 from bench.report import RESULTS, Report, deliver, progress
 from bench.targets import ALL, HYPERCORN, RELAY, SPEAK_SSE
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON to stdout instead of a table.")
+_store_option = click.option(
+    "--store", default="sqlite", show_default=True, help="sqlite, or the URL of a Redis server; its keys are removed."
+)
 _results = click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
@@ -66,6 +71,16 @@ def calls(
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.05), help="Of each window.")
 @click.option("--writer-only", is_flag=True, help="The writer and the store alone, without actors.")
 @click.option("--folder", default="", help="Where the store lies.  [default: the system's temporary folder]")
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    type=click.Choice(tuple(CODECS)),
+    default=("plain",),
+    show_default=True,
+    help="How records are sealed; may be repeated, to have ratios.",
+)
+@_store_option
 @_as_json
 @_results
 def commits(
@@ -74,15 +89,39 @@ def commits(
     seconds: float,
     writer_only: bool,
     folder: str,
+    codecs: tuple[str, ...],
+    store: str,
     as_json: bool,
     results: Path,
 ) -> None:
-    """Measure durable replies per second: the runtime alone, on a SQLite file, with fsync."""
-    plan = commits_of.CommitsPlan(clients, rounds, seconds, writer_only=writer_only, folder=folder)
+    """Measure durable replies per second: the runtime alone, on a SQLite file with fsync, or on Redis."""
+    plan = commits_of.CommitsPlan(
+        clients, rounds, seconds, writer_only=writer_only, folder=folder, codecs=codecs, store=store
+    )
     with progress() as bar:
         task = bar.add_task("starting", total=plan.steps)
         rows = commits_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
     _finish(commits_of.report(plan, rows), commits_of.table(plan, rows), as_json, results)
+
+
+@main.command()
+@click.option("--rows", default=100, show_default=True, type=click.IntRange(1, 10_000), help="Of a batch.")
+@click.option("--sessions", default=10_000, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.05), help="Of each window.")
+@click.option("--redis", default="", help="The URL of a Redis server, to be measured too; its keys are removed.")
+@click.option("--folder", default="", help="Where the file lies.  [default: the system's temporary folder]")
+@_as_json
+@_results
+def rows(
+    rows: int, sessions: int, rounds: int, seconds: float, redis: str, folder: str, as_json: bool, results: Path
+) -> None:
+    """Measure rows per second of a store: SQLite, synced; and Redis, fenced, beside a bare pipeline."""
+    plan = rows_of.RowsPlan(rows, sessions, rounds, seconds, redis, folder)
+    with progress() as bar:
+        task = bar.add_task("starting", total=plan.steps)
+        measured = rows_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))
+    _finish(rows_of.report(plan, measured), rows_of.table(plan, measured), as_json, results)
 
 
 @main.command()

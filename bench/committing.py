@@ -11,7 +11,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
-from pathlib import Path
 from time import perf_counter, time
 
 import attrs
@@ -22,9 +21,9 @@ import outlast
 from actors.mailbox import OneShot
 from actors.snapshots import from_snapshot, to_snapshot
 from bench.latencies import Latencies
+from bench.places import Place
 from bench.procfs import cpu_seconds
 from bench.stored import states_of
-from persistence.opening import open_store
 from persistence.writer import Receipt, Writer
 
 VALUE = "n"  # the name under which a client keeps its value
@@ -39,7 +38,7 @@ class Subject:
     counts: Callable[[], tuple[int, int]]  # commits and rows so far
 
 
-OpenSubject = Callable[[Path, int], AbstractAsyncContextManager[Subject]]  # the store's file, how many clients
+OpenSubject = Callable[[Place, int], AbstractAsyncContextManager[Subject]]  # where, how many clients
 
 
 class Clients:
@@ -85,9 +84,9 @@ class Clients:
 
 
 @contextlib.asynccontextmanager
-async def open_writer(path: Path, clients: int) -> AsyncIterator[Subject]:
-    """Run the writer on a new SQLite store, with a session for each client."""
-    store = await open_store(f"sqlite:{path}")
+async def open_writer(place: Place, clients: int) -> AsyncIterator[Subject]:
+    """Run the writer in a new store, with a session for each client."""
+    store = await place.open()
     try:
         states = list(islice(states_of(clients, "bench", time()), clients))
         writer = Writer(store, await store.claim("bench"))
@@ -118,9 +117,9 @@ async def open_writer(path: Path, clients: int) -> AsyncIterator[Subject]:
 
 
 @contextlib.asynccontextmanager
-async def open_runtime(path: Path, clients: int) -> AsyncIterator[Subject]:
-    """Open a runtime on a new SQLite store, as users do, and create a session for each client."""
-    async with outlast.open_runtime(f"sqlite:{path}") as runtime:
+async def open_runtime(place: Place, clients: int) -> AsyncIterator[Subject]:
+    """Open a runtime in a new store, as users do, and create a session for each client."""
+    async with outlast.open_runtime(place.url, codec=place.codec) as runtime:
         sessions = [await runtime.create(server_id="bench") for _ in range(clients)]
 
         async def commit(client: int, value: int) -> None:
@@ -134,9 +133,9 @@ async def open_runtime(path: Path, clients: int) -> AsyncIterator[Subject]:
         yield Subject([session.id for session in sessions], commit, counts)
 
 
-async def stored_values(path: Path, session_ids: list[str]) -> dict[int, object]:
+async def stored_values(place: Place, session_ids: list[str]) -> dict[int, object]:
     """Open the store anew, and give what it holds, by client."""
-    store = await open_store(f"sqlite:{path}")
+    store = await place.open()
     try:
         await store.claim("bench, looking")
         values: dict[int, object] = {}

@@ -27,7 +27,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 class Report:
     """What one run came to."""
 
-    measurement: str  # calls | commits | memory | start
+    measurement: str  # calls | commits | rows | memory | start
     settings: Mapping[str, object]  # what it was asked to do
     rows: Sequence[Mapping[str, object]]
     problems: Sequence[str] = ()  # what makes the run worthless: wrong answers, lost facts

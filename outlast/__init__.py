@@ -23,9 +23,11 @@ check_rooms()
 
 if TYPE_CHECKING:
     from actors import jsonrpc
+    from actors.analytics import AnalyticsReport, ToolUsage
     from actors.answering import AnsweringLink, connect_to
+    from actors.call_history import CallPage, CallRecord
     from actors.event_log import CursorLost
-    from actors.handle import CommandRejected, Event, SessionHandle, SessionUnavailable
+    from actors.handle import CommandRejected, Event, OutcomeUnknown, SessionHandle, SessionUnavailable
     from actors.ids import ANONYMOUS, InvalidEventId, Principal
     from actors.jsonrpc import Message, RequestFailed
     from actors.keeping import Unkeepable
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from actors.registry import Draining, SessionNotFound, TooManySessions
     from actors.runtime import Runtime, RuntimeOptions, open_runtime, run_runtime
     from actors.state import Limits, SessionState
+    from outlast.event_store import DurableEventStore, EventLimits, SessionEvents
     from outlast.exporting import Exported, export_sessions
     from outlast.importing import Imported, import_sessions
     from outlast.serving import Serving, serve
@@ -52,9 +55,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "actors.analytics": ("AnalyticsReport", "ToolUsage"),
     "actors.answering": ("AnsweringLink", "connect_to"),
+    "actors.call_history": ("CallPage", "CallRecord"),
     "actors.event_log": ("CursorLost",),
-    "actors.handle": ("CommandRejected", "Event", "SessionHandle", "SessionUnavailable"),
+    "actors.handle": ("CommandRejected", "Event", "OutcomeUnknown", "SessionHandle", "SessionUnavailable"),
     "actors.ids": ("ANONYMOUS", "InvalidEventId", "Principal"),
     "actors.jsonrpc": ("Message", "RequestFailed"),
     "actors.keeping": ("Unkeepable",),
@@ -67,6 +72,7 @@ _ROOMS = {
     "actors.state": ("Limits", "SessionState"),
     "outlast.exporting": ("Exported", "export_sessions"),
     "outlast.importing": ("Imported", "import_sessions"),
+    "outlast.event_store": ("DurableEventStore", "EventLimits", "SessionEvents"),  # needs the extra outlast[mcp]
     "outlast.serving": ("Serving", "serve"),
     "outlast.settings": ("Settings",),
     "persistence.document": ("DocumentInvalid",),
@@ -89,7 +95,10 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "ANONYMOUS",
     "About",
+    "AnalyticsReport",
     "AnsweringLink",
+    "CallPage",
+    "CallRecord",
     "CommandRejected",
     "Connect",
     "ConnectFailed",
@@ -97,8 +106,10 @@ __all__ = [
     "CursorLost",
     "DocumentInvalid",
     "Draining",
+    "DurableEventStore",
     "Established",
     "Event",
+    "EventLimits",
     "Exported",
     "Failure",
     "Imported",
@@ -108,17 +119,20 @@ __all__ = [
     "Link",
     "LinkLost",
     "Message",
+    "OutcomeUnknown",
     "Principal",
     "RequestFailed",
     "Runtime",
     "RuntimeOptions",
     "Serving",
+    "SessionEvents",
     "SessionHandle",
     "SessionNotFound",
     "SessionState",
     "SessionUnavailable",
     "Settings",
     "TooManySessions",
+    "ToolUsage",
     "Unkeepable",
     "connect_to",
     "export_sessions",

@@ -211,7 +211,8 @@ def _audiences(settings: Settings) -> tuple[str, ...]:
     if settings.oauth_audiences:
         return settings.oauth_audiences
     base = settings.public_url.rstrip("/")
-    return (base, f"{base}/mcp", *(f"{base}/servers/{name}/mcp" for name in settings.servers))
+    roots = (base, *(f"{base}/servers/{name}" for name in settings.servers))
+    return (base, *(f"{root}/{path}" for root in roots for path in ("mcp", "sse", "messages")))
 
 
 def _signing_keys(settings: Settings) -> SigningKeys:

@@ -1,4 +1,4 @@
-"""The command line: `outlast serve`, `doctor`, `health`, `export`, `import`, `keygen`, `rekey`, `--version`.
+"""The command line: `outlast serve`, `stdio`, `doctor`, `health`, `export`, `import`, `keygen`, `rekey`, `--version`.
 
 Every refusal is one line on stderr for each thing that is wrong, saying what to do, with exit code 2. What a
 command does not need is not imported (trio costs 170 ms, structlog 180, the gateway more): asking for the
@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outlast.kinds import SWITCH
+from outlast.refusing import PROGRAM
+from outlast.refusing import refuse as _refuse
 from outlast.settings import NOT_YET, Facts, facts
+from outlast.stdio_command import stdio_command
 from outlast.urls import redacted
 
 if TYPE_CHECKING:
@@ -25,15 +28,13 @@ if TYPE_CHECKING:
     from outlast.rekey import Rekeyed
     from outlast.settings import Settings
 
-PROGRAM = "outlast"
-
 _EXIT_CODES = """\b
 Exit codes:
   0         stopped as asked
   1         a defect: please report the traceback
   2         bad input (flags, configuration, store, port, a server's
             program); nothing was written
-  3         the store was lost while serving; start again
+  3         the store was lost; stderr says whether to start again
   130, 143  ended at once by a second SIGINT or SIGTERM"""
 
 
@@ -88,6 +89,9 @@ def _program(context: click.Context) -> None:
     """MCP sessions that outlast restarts, crashes and deploys."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+_program.add_command(stdio_command)
 
 
 def _setting_flag(fact: Facts) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -189,6 +193,11 @@ def _gateway() -> Serve:
     return serve
 
 
+_take_over_flag = click.option(
+    "--take-over", is_flag=True, help="Take the store from a gateway that is serving from it; that one ends."
+)
+
+
 def _store_flags(command: Callable[..., int]) -> Callable[..., int]:
     """Add what says which store is meant, in the same words as `serve`."""
     return _config_option(_setting_flag(facts()["store"])(command))
@@ -200,7 +209,7 @@ Exit codes:
   1  done, but for some sessions; stderr says which
   2  bad input (flags, document, store); nothing was written,
      or stderr says what was
-  3  the store's device failed, or the store was taken over"""
+  3  the store's device failed, its contents have gone, or it was taken over"""
 
 
 @_program.command("export", short_help="Write all sessions of a store as one JSON document.", epilog=_MOVING_EXIT_CODES)
@@ -225,7 +234,8 @@ def _export_command(config: Path | None, store: str | None, output: str, with_se
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_store_flags
 @click.option("--replace", is_flag=True, help="Replace sessions that the store has already.")
-def _import_command(file: Path, config: Path | None, store: str | None, replace: bool) -> int:
+@_take_over_flag
+def _import_command(file: Path, config: Path | None, store: str | None, replace: bool, take_over: bool) -> int:
     """Write the sessions of a document into a store.
 
     All of the document is checked before anything is written; what is wrong is named by its path in it. The store
@@ -236,7 +246,7 @@ def _import_command(file: Path, config: Path | None, store: str | None, replace:
         return settings
     from outlast.moving import run_import
 
-    return run_import(settings, file, replace=replace, tell=_tell, refuse=_refuse)
+    return run_import(settings, file, replace=replace, take_over=take_over, tell=_tell, refuse=_refuse)
 
 
 def _store_settings(config: Path | None, store: str | None) -> Settings | int:
@@ -334,7 +344,8 @@ def _keygen_command() -> int:
 @_setting_flag(facts()["data_directory"])
 @_setting_flag(facts()["store"])
 @click.option("--count", "only_count", is_flag=True, help="Only count the records by key; change nothing.")
-def _rekey_command(config: Path | None, only_count: bool, **given: object) -> int:
+@_take_over_flag
+def _rekey_command(config: Path | None, only_count: bool, take_over: bool, **given: object) -> int:
     """Encrypt all stored records with the newest key of SESSION_ENCRYPTION_KEY, its first one.
 
     The gateway must not be running on that store. To change a key: put the new one in front of the old one,
@@ -359,7 +370,7 @@ def _rekey_command(config: Path | None, only_count: bool, **given: object) -> in
     except SettingsInvalid as error:
         return _refuse(*error.lines)
     try:
-        rekeyed = _rekey(settings, only_count=only_count)
+        rekeyed = _rekey(settings, only_count=only_count, take_over=take_over)
     except (StartRefused, StoreError, KeyboardInterrupt) as error:
         ending = ending_of(error, listen=settings.listen, ready=False)
         assert ending is not None, "these are known"
@@ -371,7 +382,7 @@ def _rekey_command(config: Path | None, only_count: bool, **given: object) -> in
     return 0
 
 
-def _rekey(settings: Settings, *, only_count: bool) -> Rekeyed:
+def _rekey(settings: Settings, *, only_count: bool, take_over: bool) -> Rekeyed:
     import trio
 
     from outlast.rekey import Rekeyed, count_by_key, rekey
@@ -384,7 +395,7 @@ def _rekey(settings: Settings, *, only_count: bool) -> Rekeyed:
             bar.length = total
             bar.update(done - bar.pos)
 
-        return trio.run(functools.partial(rekey, settings, tell=tell))
+        return trio.run(functools.partial(rekey, settings, take_over=take_over, tell=tell))
 
 
 def _about_usage(error: click.ClickException) -> str:
@@ -393,10 +404,3 @@ def _about_usage(error: click.ClickException) -> str:
         return message
     path = error.ctx.command_path if error.ctx is not None else PROGRAM
     return f"{message}; see {path} --help"
-
-
-def _refuse(*lines: str, code: int = 2) -> int:
-    for line in lines:
-        # A value may hold line ends; a refusal stays one line.
-        click.echo(f"{PROGRAM}: {' '.join(line.splitlines())}", err=True)
-    return code

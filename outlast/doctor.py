@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from actors.store_use import check_sessions
 from outlast.at_rest import codec_of
 from outlast.device import Device, look_at
 from outlast.endings import StartRefused
@@ -138,6 +139,7 @@ async def _store(settings: Settings) -> Finding:
 async def _opened(settings: Settings) -> Finding:
     store = await open_store(settings.store, codec=codec_of(settings))
     try:
+        await check_sessions(store)
         page, following = await store.scan(limit=10_000)
         count = f"{len(page)}{'' if following is None else ' or more'} sessions"
         keys = "in clear" if settings.encryption_keys is None else "its key fits"

@@ -3,7 +3,7 @@
     0         done, or stopped as asked
     1         `health`: alive but not ready. Anything else: a defect, with a traceback to report
     2         bad input: flags, configuration, store, port, a server's program. Nothing was written
-    3         the store was lost while serving (another owner, or a failing device): start again
+    3         the store was lost: another owner, a failing device, contents that have gone
     130, 143  ended at once by a second SIGINT or SIGTERM
 
 An operator needs the one line; a traceback is for defects, which is why an unknown exception is not dressed
@@ -80,6 +80,9 @@ def _ending(error: BaseException, listen: Address, *, ready: bool) -> Ending | N
             return Ending(BAD_INPUT, error.lines)
         case stores.FenceLost():
             return Ending(STORE_LOST, (f"another process has taken over the store: {error}",))
+        case stores.StoreReplaced():
+            hint = "bring them back before you start again: a start now goes on with what it holds"
+            return Ending(STORE_LOST, (f"the store's contents have gone: {error}; {hint}",))
         case stores.StoreBroken():
             hint = "check the device, then start again: what was acknowledged is recovered"
             return Ending(STORE_LOST, (f"the store's device failed: {error}; {hint}",))
@@ -98,7 +101,7 @@ def _about_store(error: stores.StoreError) -> str:
         case stores.StoreUnavailable():
             return f"the store cannot be reached: {error}; see to it, or choose another with --store"
         case stores.StoreFull():
-            return f"the store has no room: {error}; make room, or choose another with --store"
+            return f"the store has no room: {error}; make room on its disk or server, or choose another with --store"
     return f"store: {error}"  # what is in use, or no store, says itself what to do
 
 

@@ -18,13 +18,14 @@ import trio
 
 from actors.portable_redaction import redact
 from actors.portable_schema import encode_session
-from actors.portable_session import kept_streams, to_portable
+from actors.portable_session import kept_history, kept_streams, to_portable
+from actors.store_use import check_sessions
 from outlast.files import BlockWriter
 from persistence.codec import Codec
 from persistence.document import SECRETS_INCLUDED, SECRETS_REDACTED, SESSION_BYTES_MAX, DocumentWriter
 from persistence.opening import open_store
 from persistence.portable import SessionRecords, TooLarge, read_entries
-from persistence.records import Snapshot, SnapshotHeader
+from persistence.records import LogEntry, Snapshot, SnapshotHeader
 from persistence.store import SnapshotCorrupt, SnapshotTooNew, Store, StoreError, StoreInvalid
 
 _PAGE_SESSIONS = 1000
@@ -110,6 +111,7 @@ class _Export:
         self._left_out: list[str] = []
 
     async def run(self) -> Exported:
+        await check_sessions(self._store)
         secrets = SECRETS_INCLUDED if self._with_secrets else SECRETS_REDACTED
         total = await self._count()
         await self._output.write(self._document.head(exported_unix_s=time.time(), secrets=secrets))
@@ -165,16 +167,16 @@ class _Export:
         except (SnapshotCorrupt, SnapshotTooNew, TooLarge) as error:
             self._leave_out(session_id, error)
             return
-        await self._output.write(self._document.element(text, entries=len(records.entries)))
+        await self._output.write(self._document.element(text, entries=records.events))
         self._sessions += 1
-        self._entries += len(records.entries)
+        self._entries += records.events
 
     async def _records(self, snapshot: Snapshot) -> SessionRecords:
-        streams, last_sequence = kept_streams(snapshot)
         session_id = snapshot.header.session_id
-        return SessionRecords(
-            snapshot, await read_entries(self._store, session_id, streams, through_sequence=last_sequence)
-        )
+        entries: list[LogEntry] = []
+        for streams, last_sequence in (kept_streams(snapshot), kept_history(snapshot)):
+            entries += await read_entries(self._store, session_id, streams, through_sequence=last_sequence)
+        return SessionRecords(snapshot, entries)
 
     def _text(self, records: SessionRecords) -> bytes:
         session = to_portable(records.snapshot, records.entries)

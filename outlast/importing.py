@@ -24,6 +24,7 @@ from msgspec import UNSET
 from actors.portable_checks import Misfit
 from actors.portable_schema import PortableSession
 from actors.portable_session import Defaults, in_place_of, in_place_of_unreadable, read_portable, to_records
+from actors.store_use import check_sessions
 from outlast.exporting import nothing
 from outlast.files import read_blocks
 from persistence.codec import Codec
@@ -39,6 +40,7 @@ from persistence.document import (
 )
 from persistence.opening import open_store
 from persistence.portable import Intake, SessionRecords
+from persistence.presence import refuse_if_held
 from persistence.store import SnapshotCorrupt, SnapshotTooNew, Store, StoreError
 
 TTL_SECONDS = 24 * 3600.0  # as the gateway's own default
@@ -61,6 +63,7 @@ async def import_sessions(
     file: BinaryIO,
     *,
     replace: bool = False,
+    take_over: bool = False,
     ttl_seconds: float = TTL_SECONDS,
     codec: Codec | None = None,
     progress: Callable[[int, int], None] = nothing,
@@ -71,20 +74,21 @@ async def import_sessions(
       store: a store URL, or an open store, which stays open. It is claimed: a runtime on it ends.
       file: the document, a binary file that can be read twice; it stays open.
       replace: put sessions in the place of those that have their ids; else such a document is refused.
+      take_over: take the store from an owner that is at work on it, too; else it is refused.
       ttl_seconds: the time to live of sessions that do not say theirs.
       codec: how the store named by a URL seals its records: its keys.
       progress: told the bytes read and all there are to read, now and then.
 
     Raises:
       DocumentInvalid: it was refused as a whole; nothing was written.
-      StoreUrlInvalid, StoreInvalid, StoreInUse: nothing was written.
+      StoreUrlInvalid, StoreInvalid, StoreInUse: nothing was written; in use by whom, the message says.
       FenceLost, StoreFull, StoreUnavailable, StoreBroken: in the middle; what was written before is there.
       OSError: of the file.
 
     Cancellation: between two commits; what was written is there.
     """
     defaults = Defaults(time.time(), ttl_seconds, lambda: int.from_bytes(secrets.token_bytes(4), "big"))
-    importing = _Import(file, replace, defaults, progress)
+    importing = _Import(file, replace, defaults, progress, take_over=take_over)
     await importing.check()  # before the store is opened: a wrong document does not make one
     if not isinstance(store, str):
         return await importing.write(store)
@@ -109,9 +113,18 @@ class _Tally:
 class _Import:
     """One import, under way."""
 
-    def __init__(self, file: BinaryIO, replace: bool, defaults: Defaults, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        replace: bool,
+        defaults: Defaults,
+        progress: Callable[[int, int], None],
+        *,
+        take_over: bool,
+    ) -> None:
         self._file = file
         self._replace = replace
+        self._take_over = take_over
         self._defaults = defaults
         self._tell = progress
         self._indexes: dict[str, int] = {}  # of each id
@@ -134,6 +147,9 @@ class _Import:
 
     async def write(self, store: Store) -> Imported:
         """Look whether the ids are free, and write."""
+        await check_sessions(store)
+        if not self._take_over:
+            await refuse_if_held(store)
         await self._find_former(store)
         intake = Intake(store, await store.claim(f"import:{os.uname().nodename}:{os.getpid()}"))
         try:
@@ -170,7 +186,7 @@ class _Import:
             problem = f"is that of {element_path(self._indexes[session.id])}, too"
             raise DocumentInvalid(f"{element_path(element.index)}.id", problem)
         tally = self._tally
-        tally.entries += len(records.entries)
+        tally.entries += records.events
         tally.expired += records.snapshot.header.expires_unix_s <= self._defaults.now_unix_s
         for name, said in (
             ("config.url", session.config.url),

@@ -6,7 +6,7 @@ core) is not loaded by other commands.
     0         done
     1         done, but for some sessions; a line on stderr for each reason
     2         bad input: flags, document, file, store. An import has written nothing, or says what it has
-    3         the store's device failed, or another owner took the store over
+    3         the store's device failed, its contents have gone, or another owner took it over
     130       ended by SIGINT; an export leaves no file, an import what it had written
 """
 
@@ -62,7 +62,9 @@ def run_export(settings: Settings, output: str, *, with_secrets: bool, tell: Tel
     return _tell_exported(exported, with_secrets, tell)
 
 
-def run_import(settings: Settings, path: Path, *, replace: bool, tell: Tell, refuse: Refuse) -> int:
+def run_import(
+    settings: Settings, path: Path, *, replace: bool, take_over: bool = False, tell: Tell, refuse: Refuse
+) -> int:
     """Import a document into the store, and give the exit code. Arguments as `run_export`."""
     try:
         with path.open("rb") as file:
@@ -74,6 +76,7 @@ def run_import(settings: Settings, path: Path, *, replace: bool, tell: Tell, ref
                 settings.store,
                 file,
                 replace=replace,
+                take_over=take_over,
                 ttl_seconds=ttl_seconds,
                 codec=codec_of(settings),
             )

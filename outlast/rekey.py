@@ -19,6 +19,7 @@ from outlast.settings import Settings
 from persistence.envelope import CLEAR
 from persistence.key_ring import KeyRing, key_name
 from persistence.opening import open_store
+from persistence.presence import refuse_if_held
 from persistence.resealing import Resealable, SealedWith
 from persistence.store import Store
 
@@ -34,11 +35,14 @@ class Rekeyed:
     left: int  # not rewritten: their key is missing, they are newer than this version, or damaged
 
 
-async def rekey(settings: Settings, *, tell: Callable[[int, int], None] = lambda _, __: None) -> Rekeyed:
+async def rekey(
+    settings: Settings, *, take_over: bool = False, tell: Callable[[int, int], None] = lambda _, __: None
+) -> Rekeyed:
     """Seal all records with the newest key.
 
     Args:
       settings: names the store and the keys.
+      take_over: take the store from an owner that is at work on it, too; else it is refused (`StoreInUse`).
       tell: told, after each page, how many records are done, of how many.
 
     Raises:
@@ -51,6 +55,8 @@ async def rekey(settings: Settings, *, tell: Callable[[int, int], None] = lambda
         raise StartRefused("there is no key to encrypt with: make one with outlast keygen, set SESSION_ENCRYPTION_KEY")
     store, resealable = await _open(settings)
     try:
+        if not take_over:
+            await refuse_if_held(store)
         fence = await store.claim(_OWNER)
         newest = settings.encryption_keys.newest.id
         total = sum(count.records for count in await resealable.sealed_with() if count.key_id != newest)

@@ -27,6 +27,7 @@ from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
 from transport.gateway import Gateway
@@ -122,7 +123,7 @@ async def _serve(
     await serve_http(
         listeners,
         gateway,
-        asgi_app=asgi_app(gateway, limits=limits),
+        asgi_app=asgi_app(gateway, limits=limits, websocket=gateway.serve_socket),
         is_hot=gateway.is_hot,
         hot=settings.hot_road,
         limits=limits,
@@ -167,6 +168,11 @@ def _gateway(
         {name: upstream_transport(target) for name, target in settings.servers.items()},
         make_policy(settings.listen.host, hosts=settings.allowed_hosts, origins=settings.allowed_origins),
         options=StreamableHttpOptions(keepalive_comment_seconds=settings.keepalive_comment_seconds),
+        sse_options=LegacySseOptions(
+            keepalive_comment_seconds=settings.keepalive_comment_seconds,
+            away_seconds_max=settings.sse_session_ttl_seconds,
+            public_path_prefix=settings.public_path_prefix,
+        ),
         stateless=stateless,
         stateless_options=StatelessOptions(
             calls_max=settings.stateless_calls_in_flight_max,
@@ -183,9 +189,14 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
+            streams_kept_max=max(Limits().streams_kept_max, settings.calls_in_flight_max),
             events_per_session_max=settings.events_per_session_max,
             events_bytes_max=settings.events_bytes_max,
             event_bytes_max=settings.event_bytes_max,
+            call_history_max=settings.call_history_max,
+            call_history_bytes_max=settings.call_history_bytes_max,
+            call_history_contents=settings.call_history_contents,
+            call_history_content_bytes_max=settings.call_history_content_bytes_max,
             answer_json_within_seconds=settings.answer_json_within_seconds,
             link_wait_seconds=settings.restore_wait_seconds,
             call_seconds_max=settings.call_seconds_max,
@@ -197,6 +208,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         reaper_rules=ReaperRules(
             passivate_after_seconds=settings.passivate_after_seconds,
             passivate_unresumable_after_seconds=settings.stdio_idle_seconds,
+            brief_ttl_seconds_max=settings.sse_session_ttl_seconds,
         ),
         restore_permits=settings.restore_permits,
         restore_permits_per_server=settings.restore_permits_per_server,

@@ -11,10 +11,12 @@ every start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -134,6 +136,15 @@ def _is_origin(text: str) -> bool:
     return text in ("*", "null") or bool(separator and scheme and host and _is_host_pattern(host))
 
 
+def _read_path_prefix(raw: object) -> str:
+    if not isinstance(raw, str) or (raw and not _PATH_PREFIX_TEXT.fullmatch(raw)):
+        raise Refused("it must be a path such as /tools: letters, digits and any of -._~%/, '/' first and not last")
+    return raw
+
+
+# A double slash in front would name a host: clients would be sent elsewhere.
+_PATH_PREFIX_TEXT = re.compile(r"(/[A-Za-z0-9._~%-]+)+")
+_PATH_PREFIX = Kind(_read_path_prefix, metavar="PATH")
 _STORE = Kind(_read_store, _shown_store, "URL")
 _HOSTS = texts("a host as in the Host header, such as mcp.example.com, or *", _is_host_pattern)
 _ORIGINS = texts("an origin such as https://app.example.com, null, or *", _is_origin)
@@ -204,6 +215,13 @@ class Settings:
         variable="SESSION_TTL",
         flag=True,
     )
+    # Clients of HTTP+SSE know no way back to their sessions, but for browsers' EventSource and those that were written
+    # for us: what is away for longer than a restart takes is hardly ever coming back.
+    sse_session_ttl_seconds: float = _setting(
+        seconds(1, 10 * _YEAR_SECONDS),
+        300.0,
+        "an HTTP+SSE session whose event stream was away for this long is removed",
+    )
     events_per_session_max: int = _setting(
         count(1, 1_000_000),
         1000,
@@ -216,6 +234,20 @@ class Settings:
     )
     event_bytes_max: int = _setting(
         count(1024, 1024 * _MIB), 16 * _MIB, "largest event of a stream; a larger answer becomes an error"
+    )
+    # What was called is for people to look up, and shares a commit with what is kept anyway. What it was called with,
+    # and what it said, may be anybody's secret: only whoever may keep that switches it on.
+    call_history_max: int = _setting(
+        count(0, 100_000), 200, "tool calls kept per session for looking up; older ones are trimmed; 0: none"
+    )
+    call_history_bytes_max: int = _setting(
+        count(1024, 1024 * _MIB), _MIB, "bytes of them kept per session; older ones are trimmed"
+    )
+    call_history_contents: bool = _setting(
+        SWITCH, False, "keep arguments and results of tool calls, too, which may hold secrets"
+    )
+    call_history_content_bytes_max: int = _setting(
+        count(1, 16 * _MIB), 4096, "bytes kept of a call's arguments, and of its result; the rest is cut off"
     )
     sessions_max: int = _setting(
         count(1, 10_000_000),
@@ -297,6 +329,12 @@ class Settings:
         default_text="none",
     )
     public_url: str = _setting(URL, "", "the gateway's URL as clients know it, https://HOST; tokens are issued for it")
+    public_path_prefix: str = _setting(
+        _PATH_PREFIX,
+        attrs.Factory(lambda self: urlsplit(self.public_url).path.rstrip("/"), takes_self=True),
+        "what a proxy in front takes off the paths, such as /tools: HTTP+SSE clients are told paths that begin so",
+        default_text="the path of public_url",
+    )
     oauth_issuer: str = _setting(URL, "", "the authorization server whose tokens (JWT) clients present")
     oauth_audiences: tuple[str, ...] = _setting(
         _AUDIENCES, (), "what names this gateway in its tokens' audience", default_text="public_url"

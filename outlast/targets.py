@@ -1,6 +1,8 @@
 """Target: where the server behind the gateway is, as the operator writes it.
 
-    https://host/mcp   http://host/mcp     an MCP server over Streamable HTTP
+    https://host/mcp   http://host/mcp     an MCP server over Streamable HTTP, or else HTTP+SSE
+    sse+https://host/sse   sse+http://...  an MCP server over HTTP+SSE of 2024-11-05
+    wss://host/ws      ws://host/ws         an MCP server over WebSocket, subprotocol mcp
     stdio:COMMAND ARG...                    a program that speaks MCP on its standard input and output
 
 Targets come from the operator's configuration and from nowhere else: what a client sends never names a
@@ -27,15 +29,35 @@ DEFAULT_SERVER_NAME = "default"  # what a server is called that was given withou
 # A server's name is a segment of its path, /servers/{name}/mcp: nothing in it needs escaping.
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMED = re.compile(r"([^=:/\s]*)=(.*)", re.DOTALL)
-_ALLOWED = "a target is https://HOST/PATH, http://HOST/PATH or stdio:COMMAND ARG..."
-_NOT_YET = ("sse+http", "sse+https", "ws", "wss")
+_ALLOWED = "a target is http(s)://HOST/PATH, sse+http(s)://HOST/PATH, ws(s)://HOST/PATH or stdio:COMMAND ARG..."
+_SSE_PREFIX = "sse+"
 
 
 @attrs.frozen
 class HttpTarget:
-    """An MCP server over Streamable HTTP."""
+    """An MCP server over Streamable HTTP, or over HTTP+SSE if it turns out to speak only that."""
 
     url: str = attrs.field(repr=redacted)  # absolute, http or https, without user or fragment
+
+    def __str__(self) -> str:
+        return redacted(self.url)
+
+
+@attrs.frozen
+class SseTarget:
+    """An MCP server over HTTP+SSE."""
+
+    url: str = attrs.field(repr=redacted)  # of its stream; as of HttpTarget
+
+    def __str__(self) -> str:
+        return f"{_SSE_PREFIX}{redacted(self.url)}"
+
+
+@attrs.frozen
+class WebSocketTarget:
+    """An MCP server over WebSocket."""
+
+    url: str = attrs.field(repr=redacted)  # absolute, ws or wss; as of HttpTarget
 
     def __str__(self) -> str:
         return redacted(self.url)
@@ -52,7 +74,7 @@ class StdioTarget:
         return f"stdio:{_shown_command(self.command)}"
 
 
-Target: TypeAlias = HttpTarget | StdioTarget
+Target: TypeAlias = HttpTarget | SseTarget | WebSocketTarget | StdioTarget
 
 
 def parse_target(text: str) -> Target:
@@ -67,8 +89,10 @@ def parse_target(text: str) -> Target:
         raise Refused(f"{shown_target(text)!r} names no kind of server: {_ALLOWED}")
     if scheme == "stdio":
         return StdioTarget(_command(rest))
-    if scheme in _NOT_YET:
-        raise Refused(f"{shown_target(text)!r}: {scheme}:// is not in this version; {_ALLOWED}")
+    if scheme in ("sse+http", "sse+https"):
+        return SseTarget(_checked_url(text.strip()[len(_SSE_PREFIX) :]))
+    if scheme in ("ws", "wss"):
+        return WebSocketTarget(_checked_url(text.strip()))
     if scheme not in ("http", "https"):
         raise Refused(f"{shown_target(text)!r}: {scheme!r} is no kind of server; {_ALLOWED}")
     return HttpTarget(_checked_url(text.strip()))
@@ -133,8 +157,12 @@ def missing_commands(servers: Mapping[str, Target], which: Callable[[str], str |
 
 
 def _add_server(servers: dict[str, Target], name: object, target: object) -> None:
+    from actors.store_use import EVENT_STORE_SERVER_ID  # asking for the version need not wait for the store's records
+
     if not isinstance(name, str) or not _SERVER_NAME.fullmatch(name):
         raise Refused(f"server {name!r}: a name is 1 to 64 letters, digits, '.', '_' or '-'")
+    if name == EVENT_STORE_SERVER_ID:
+        raise Refused(f"server {name!r}: this name marks the stores of SDK servers' events; choose another")
     if name in servers:
         raise Refused(f"server {name!r} is there twice: give each server a name of its own, NAME=TARGET")
     if isinstance(target, str):
@@ -142,7 +170,7 @@ def _add_server(servers: dict[str, Target], name: object, target: object) -> Non
             target = parse_target(target)
         except Refused as refused:
             raise Refused(*(f"server {name!r}: {problem}" for problem in refused.problems)) from None
-    if not isinstance(target, HttpTarget | StdioTarget):
+    if not isinstance(target, Target):
         raise Refused(f"server {name!r}: its target must be a text; {_ALLOWED}")
     servers[name] = target
 

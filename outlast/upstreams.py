@@ -13,8 +13,10 @@ from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
 from outlast import targets
 from transport.upstreams.breaker import Breaker, BreakerState
+from transport.upstreams.http_fallback import HttpConnector
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.legacy_sse import LegacySseConnector
 from transport.upstreams.stateless import StatelessUpstream
 from transport.upstreams.stateless_http import StatelessHttp
 from transport.upstreams.streamable_http import StreamableHttpConnector
@@ -22,7 +24,15 @@ from transport.upstreams.streamable_http import StreamableHttpConnector
 
 def upstream_transport(target: targets.Target) -> str:
     """Name the transport of a target, as sessions keep it."""
-    return "stdio" if isinstance(target, targets.StdioTarget) else "streamable-http"
+    match target:
+        case targets.StdioTarget():
+            return "stdio"
+        case targets.SseTarget():
+            return "sse"
+        case targets.WebSocketTarget():
+            return "websocket"
+        case targets.HttpTarget():
+            return "streamable-http"
 
 
 @attrs.frozen
@@ -106,7 +116,14 @@ class _Observed:
 def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str], breaker: Breaker) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
-            return StreamableHttpConnector(pool, HttpTarget.parse(url), headers, breaker=breaker)
+            streamable = StreamableHttpConnector(pool, HttpTarget.parse(url), headers, breaker=breaker)
+            return HttpConnector(streamable, LegacySseConnector(pool, url, headers))
+        case targets.SseTarget(url=url):
+            return _Observed(LegacySseConnector(pool, url, headers), breaker)
+        case targets.WebSocketTarget(url=url):
+            from transport.upstreams.websocket import WebSocketConnector  # as below
+
+            return _Observed(WebSocketConnector(url, headers), breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 

@@ -14,7 +14,19 @@ import attrs
 from persistence.records import Batch, Fence, LogEntry, Snapshot, Tombstone, Trim
 from persistence.store import StoreFull
 
-Freeze = Callable[[], Snapshot]
+
+@attrs.frozen
+class Frozen:
+    """A session's snapshot, and what of its history goes with it."""
+
+    snapshot: Snapshot
+    entries: tuple[LogEntry, ...] = ()
+    trim: Trim | None = None
+    tell: Callable[[bool], None] = lambda _: None  # whether it was kept; or refused, and soft facts are to go later
+
+
+# What rides along is known only when the batch is formed; most sessions have nothing that does.
+Freeze = Callable[[], Snapshot | Frozen]
 
 
 @attrs.frozen
@@ -37,6 +49,7 @@ class Pending:
     entries: list[LogEntry] = attrs.field(factory=list)
     trim: Trim | None = None
     tombstone: Tombstone | None = None
+    tell: Callable[[bool], None] | None = None  # of what was frozen
     receipts: list[tuple[int, Callable[[Receipt], None]]] = attrs.field(factory=list)
     rows: int = 0  # what it counts for in the backlog: at least one for each receipt
     bytes: int = 0
@@ -59,6 +72,7 @@ class Soft:
     revision: int
     freeze: Freeze
     since: float
+    tell: Callable[[bool], None] | None = None  # of what was frozen
 
 
 @attrs.frozen(eq=False)
@@ -78,6 +92,12 @@ class Flight:
     def concerns(self, session_id: str) -> bool:
         """Whether anything of this session is on its way."""
         return session_id in self.pending or session_id in self.soft
+
+    def tell_kept(self) -> None:
+        """Tell whoever gave what rode along that it is durable."""
+        for tell in [*[one.tell for one in self.soft.values()], *[one.tell for one in self.pending.values()]]:
+            if tell is not None:
+                tell(True)
 
     def only(self, session_ids: Iterable[str]) -> Flight:
         """Give the part of this flight that belongs to some of its waiting sessions; the same records, not new ones."""
@@ -159,8 +179,12 @@ class Backlog:
                 pending = self._pending(session_id, now)
                 pending.revision, pending.freeze = soft.revision, soft.freeze
 
-    def soften(self, session_id: str, revision: int, freeze: Freeze, now: float) -> None:
+    def soften(self, session_id: str, refused: Soft | Pending, now: float) -> None:
         """Take back a soft fact that could not be written, unless something newer has come."""
+        revision, freeze = refused.revision, refused.freeze
+        assert freeze is not None
+        if refused.tell is not None:
+            refused.tell(False)
         if session_id not in self.gathering:
             self.soft.setdefault(session_id, Soft(revision, freeze, now))
 
@@ -221,21 +245,38 @@ def _batch(fence: Fence, pending: dict[str, Pending], soft: dict[str, Soft]) -> 
     trims: list[Trim] = []
     tombstones: list[Tombstone] = []
     for session_id, one in pending.items():
-        if one.freeze is not None:
-            snapshots.append(_frozen(session_id, one.revision, one.freeze))
         entries += one.entries
         if one.trim is not None:
             trims.append(one.trim)
+        if one.freeze is not None:
+            one.tell = _freeze(session_id, one.revision, one.freeze, snapshots, entries, trims)
         if one.tombstone is not None:
             tombstones.append(one.tombstone)
     for session_id, unsaved in soft.items():
-        snapshots.append(_frozen(session_id, unsaved.revision, unsaved.freeze))
+        unsaved.tell = _freeze(session_id, unsaved.revision, unsaved.freeze, snapshots, entries, trims)
     return Batch(fence, tuple(snapshots), tuple(entries), tuple(trims), tuple(tombstones))
 
 
-def _frozen(session_id: str, revision: int, freeze: Freeze) -> Snapshot:
-    snapshot = freeze()
+def _freeze(
+    session_id: str,
+    revision: int,
+    freeze: Freeze,
+    snapshots: list[Snapshot],
+    entries: list[LogEntry],
+    trims: list[Trim],
+) -> Callable[[bool], None] | None:
+    """Add a session's snapshot to a batch in the making, and what rides along; give whom to tell what became of it."""
+    frozen = freeze()
+    tell: Callable[[bool], None] | None = None
+    if isinstance(frozen, Snapshot):
+        snapshot = frozen
+    else:
+        snapshot, tell = frozen.snapshot, frozen.tell
+        entries += frozen.entries
+        if frozen.trim is not None:
+            trims.append(frozen.trim)
     header = snapshot.header
     assert header.session_id == session_id, f"session {session_id} froze a snapshot of {header.session_id}"
     assert header.revision >= revision, f"session {session_id} submitted {revision}, froze {header.revision}"
-    return snapshot
+    snapshots.append(snapshot)
+    return tell

@@ -20,7 +20,7 @@ crash would lose them. That is this policy's bargain, so it is said wherever one
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -28,10 +28,11 @@ import attrs
 import structlog
 import trio
 
-from persistence.leases import Lease
 from persistence.overlay import Overlay
-from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
+from persistence.records import Batch, Fence, LogEntry, Snapshot, SnapshotHeader, StoreHealth
+from persistence.resealing import marked
 from persistence.store import FenceLost, Store, StoreError, StoreFull, StoreUnavailable
+from persistence.through import Through
 
 log = structlog.get_logger("outlast.store")
 
@@ -71,7 +72,7 @@ def _nobody_to_tell(headers: Sequence[SnapshotHeader]) -> None:
     """What is adopted is in the store, and found there by whoever looks."""
 
 
-class DegradingStore:
+class DegradingStore(Through):
     """Keeps sessions in a store, and in memory while that does not answer. Made by `open`.
 
     Args:
@@ -109,6 +110,7 @@ class DegradingStore:
         self._turn = trio.Lock()  # during an outage: commits and batches on their way back, one after the other
         self._known = trio.Event()  # not set: the primary holds sessions that a scan could not tell of
         self._known.set()
+        self._blind = False  # it is not known which sessions cannot be opened: they are to be adopted, not scanned
         self._lost: StoreError | None = None  # why nothing may be written any more
         self._closed = False
 
@@ -181,17 +183,14 @@ class DegradingStore:
         await trio.lowlevel.checkpoint()
         return self._fence
 
-    async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
-        """Become the owner of one partition: there is no owning what is away."""
-        return await self._behind().acquire(partition, owner, ttl_seconds=ttl_seconds)
-
-    async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
-        """Prolong a lease of the store's."""
-        return await self._behind().renew(lease, ttl_seconds=ttl_seconds)
-
-    async def release(self, lease: Lease) -> None:
-        """Give a lease of the store's back."""
-        await self._behind().release(lease)
+    async def obstacles(self) -> Mapping[str, str]:
+        """Give the stored sessions that cannot be opened here; while the store is away, it marks those it adopts."""
+        self._blind = True
+        with suppress(StoreUnavailable):  # degraded now, or before
+            found = await self._insist(super().obstacles)
+            self._blind = False
+            return found
+        return {}
 
     async def commit(self, batch: Batch) -> None:
         """Write the batch durably, or hold it in memory during an outage.
@@ -239,7 +238,7 @@ class DegradingStore:
         if is_whole:  # offsets have no gaps: nothing stored can be missing
             await trio.lowlevel.checkpoint()
             return newer[:limit]
-        stored, through = await self._read_stored(session_id, stream, after, limit, held.trimmed_through)
+        stored, through = await self._read_stored(session_id, stream, after, limit, held.trim_line(stream))
         known = {entry.sequence for entry in stored}
         return [*stored, *[one for one in newer if one.sequence not in known and one.offset <= through]][:limit]
 
@@ -256,18 +255,13 @@ class DegradingStore:
             return headers, _BEHIND if position is None else -position
         position_behind = max(after, 0)
         primary = self._primary
-        if primary is not None:
+        if primary is not None and not self._blind:
             with suppress(StoreUnavailable):  # degraded, now or before
                 found, following = await self._insist(lambda: primary.scan(after=position_behind, limit=limit))
                 return list(self._overlay.over(found)), following
         self._known = trio.Event()
         await trio.lowlevel.checkpoint()
         return [], None
-
-    async def quarantined(self) -> Sequence[Quarantined]:
-        """List what the store behind has set aside."""
-        self._check_open()
-        return await self._behind().quarantined()
 
     async def probe(self) -> StoreHealth:
         """Probe the store behind; while degraded, say so, and what is at stake."""
@@ -374,10 +368,12 @@ class DegradingStore:
 
     async def _adopt(self, primary: Store) -> None:
         """Tell of the sessions that are stored and that no scan has given."""
+        obstacles = await super().obstacles()
+        self._blind = False
         after: int | None = 0
         while after is not None:
             headers, after = await primary.scan(after=after)
-            self.on_adopted(list(self._overlay.over(headers)))
+            self.on_adopted([marked(header, obstacles) for header in self._overlay.over(headers)])
         self._known.set()
 
     # ---- the outage ----
@@ -418,6 +414,7 @@ class DegradingStore:
         log.warning("durable again: the store has everything", store=self.url, degraded_seconds=round(seconds, 3))
 
     def _behind(self) -> Store:
+        self._check_open()
         if self._primary is None:
             raise StoreUnavailable(self._outage.reason if self._outage is not None else "the store was not opened")
         return self._primary
@@ -435,12 +432,16 @@ class DegradingStore:
             if kept:
                 return kept, after
 
+    def _fence_behind(self, fence: Fence) -> Fence | None:
+        if self._fence is None or fence.number != self._fence.number:
+            raise FenceLost(f"claimed since by another; fence {fence.number} is over")
+        return None if self._outage is not None else self._primary_fence
+
     def _check_batch(self, batch: Batch) -> None:
         self._check_open()
         if self._lost is not None:
             raise self._lost
-        if self._fence is None or batch.fence.number != self._fence.number:
-            raise FenceLost(f"claimed since by another; fence {batch.fence.number} is over")
+        self._fence_behind(batch.fence)
 
     def _check_open(self) -> None:
         if self._closed:

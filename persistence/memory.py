@@ -29,6 +29,7 @@ from persistence.records import (
     SnapshotHeader,
     StoreHealth,
     Tombstone,
+    log_start,
 )
 from persistence.resealing import Resealed, SealedWith, count_by_key, is_stale, resealed_entry, resealed_snapshot
 from persistence.store import SnapshotCorrupt
@@ -100,8 +101,8 @@ class MemoryStore:
             self._put(header, record)
         self._append(entries)
         for trim in batch.trims:
-            log = self._logs.get(trim.session_id, {})
-            for sequence in [known for known in log if known <= trim.through_sequence]:
+            log, start = self._logs.get(trim.session_id, {}), log_start(trim.through_sequence)
+            for sequence in [known for known in log if start < known <= trim.through_sequence]:
                 del log[sequence]
         for tombstone in batch.tombstones:
             self._bury(tombstone)

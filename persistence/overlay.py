@@ -20,7 +20,17 @@ import msgspec
 from msgspec.structs import replace
 
 from persistence.codec import Codec
-from persistence.records import Batch, Fence, LogEntry, Snapshot, SnapshotHeader, Tombstone, Trim
+from persistence.records import (
+    HISTORY_STREAM,
+    Batch,
+    Fence,
+    LogEntry,
+    Snapshot,
+    SnapshotHeader,
+    Tombstone,
+    Trim,
+    log_start,
+)
 from persistence.store import StoreFull
 
 _NO_ENTRIES: Mapping[int, LogEntry] = MappingProxyType({})
@@ -36,7 +46,8 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     header: SnapshotHeader | None = None
     record: bytes = b""  # the sealed snapshot, if there is a header
     entries: Mapping[int, LogEntry] = _NO_ENTRIES  # by sequence
-    trimmed_through: int = 0  # the store, too, is to forget up to here
+    trimmed_through: int = 0  # the store, too, is to forget events up to here
+    history_trimmed_through: int = 0  # and history
     tombstone: Tombstone | None = None  # then nothing else is held
     rows: int = 0
     size: int = 0  # bytes of the record and of the entries' bodies
@@ -46,7 +57,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
         new = {
             entry.sequence: entry
             for entry in reversed(entries)  # of two with one sequence the first stays
-            if entry.sequence > self.trimmed_through and entry.sequence not in self.entries
+            if entry.sequence > self.trim_line(entry.stream) and entry.sequence not in self.entries
         }
         body_bytes = sum([len(entry.body) for entry in new.values()])
         return replace(self, entries={**self.entries, **new}, rows=self.rows + len(new), size=self.size + body_bytes)
@@ -60,13 +71,25 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
     def trimmed(self, through_sequence: int) -> Held:
         """Give this without the entries up to a sequence."""
-        if through_sequence <= self.trimmed_through:
+        start = log_start(through_sequence)
+        line = self.history_trimmed_through if start else self.trimmed_through
+        if through_sequence <= line:
             return self
-        gone = [entry for entry in self.entries.values() if entry.sequence <= through_sequence]
-        kept = {sequence: entry for sequence, entry in self.entries.items() if sequence > through_sequence}
-        rows = self.rows - len(gone) + (self.trimmed_through == 0)
+        gone = [entry for entry in self.entries.values() if start < entry.sequence <= through_sequence]
+        kept = {sequence: entry for sequence, entry in self.entries.items() if not start < sequence <= through_sequence}
+        rows = self.rows - len(gone) + (line == 0)
         size = self.size - sum([len(entry.body) for entry in gone])
+        if start:
+            return replace(self, entries=kept, history_trimmed_through=through_sequence, rows=rows, size=size)
         return replace(self, entries=kept, trimmed_through=through_sequence, rows=rows, size=size)
+
+    def trim_line(self, stream: int) -> int:
+        """Give up to which sequence the log that a stream belongs to is trimmed."""
+        return self.history_trimmed_through if stream == HISTORY_STREAM else self.trimmed_through
+
+    def trims(self, session_id: str) -> list[Trim]:
+        """Give what the store is to trim."""
+        return [Trim(session_id, line) for line in (self.trimmed_through, self.history_trimmed_through) if line]
 
 
 @attrs.frozen
@@ -144,7 +167,7 @@ class Overlay:
                 fence,
                 tuple([snapshot for snapshot in snapshots if snapshot is not None]),
                 tuple([entry for held in chosen.values() for _, entry in sorted(held.entries.items())]),
-                tuple([Trim(name, held.trimmed_through) for name, held in chosen.items() if held.trimmed_through]),
+                tuple([trim for name, held in chosen.items() for trim in held.trims(name)]),
                 tuple([held.tombstone for held in chosen.values() if held.tombstone is not None]),
             ),
         )

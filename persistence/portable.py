@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from persistence.document import SESSION_BYTES_MAX
-from persistence.records import Batch, Fence, LogEntry, Snapshot, Trim
+from persistence.records import HISTORY_STREAM, Batch, Fence, LogEntry, Snapshot, Trim
 from persistence.store import Store
 
 PAGE_BYTES = 1 << 20  # about as much of a log is read at a time
@@ -34,7 +34,19 @@ class SessionRecords:
 
     snapshot: Snapshot
     entries: Sequence[LogEntry]
-    trim_through: int = 0  # what was stored of the session's log up to here goes in the same commit
+    trim_through: int = 0  # what was stored of the session's events up to here goes in the same commit
+    history_trim_through: int = 0  # and of its history
+
+    @property
+    def events(self) -> int:
+        """How many events there are, history apart."""
+        return sum([entry.stream != HISTORY_STREAM for entry in self.entries])
+
+    @property
+    def trims(self) -> list[Trim]:
+        """What is to go of what is stored."""
+        lines = (self.trim_through, self.history_trim_through)
+        return [Trim(self.snapshot.header.session_id, line) for line in lines if line]
 
     @property
     def weight_bytes(self) -> int:
@@ -108,11 +120,7 @@ class Intake:
                 self._fence,
                 snapshots=tuple(records.snapshot for records in self._waiting),
                 entries=tuple(entry for records in self._waiting for entry in records.entries),
-                trims=tuple(
-                    Trim(records.snapshot.header.session_id, records.trim_through)
-                    for records in self._waiting
-                    if records.trim_through
-                ),
+                trims=tuple(trim for records in self._waiting for trim in records.trims),
             )
         )
         self.written += len(self._waiting)

@@ -46,21 +46,34 @@ class Snapshot:
     fields: Mapping[str, object]  # builtins only (None, bool, int, float, str, bytes, list, dict): msgpack's values
 
 
+# The stream of a session's history, and the sequence behind which its entries are counted: a log of its own beside that
+# of the events, so that trimming one leaves the other as it is. No session has so many streams or events; and it is
+# exact as a double, which is all the numbers that Redis's Lua has.
+HISTORY_STREAM = 1 << 52
+
+
+def log_start(sequence: int) -> int:
+    """Give the sequence behind which the log begins that this sequence belongs to: the events', or the history's."""
+    return HISTORY_STREAM if sequence > HISTORY_STREAM else 0
+
+
 @attrs.frozen
 class LogEntry:
-    """One kept event of a session's log: here, a message of one of its streams."""
+    """One kept entry of a session's log: a message of one of its streams, or a page of its history."""
 
     session_id: str
-    sequence: int  # position in the session's log, from 1, without gaps; what trimming counts
+    sequence: (
+        int  # position in its log: events from 1 without gaps, history behind HISTORY_STREAM; what trimming counts
+    )
     stream: int  # which stream of the session
-    offset: int  # position in that stream, from 1, without gaps; what a client's cursor names
+    offset: int  # position in that stream, from 1, without gaps but in the history; what a client's cursor names
     at_unix_s: float
     body: bytes
 
 
 @attrs.frozen
 class Trim:
-    """Forget a session's log entries up to and including this sequence."""
+    """Forget a session's log entries up to and including this sequence, of the log that it belongs to."""
 
     session_id: str
     through_sequence: int
@@ -81,7 +94,7 @@ class Batch:
 
     Idempotent: a snapshot whose revision is not newer than the stored one, an entry whose sequence is stored
     already and a second tombstone change nothing, so a batch whose outcome is unknown is simply sent again.
-    The entries of a session come in the order of their sequence, in a batch and over batches.
+    The entries of each of a session's two logs come in the order of their sequence, in a batch and over batches.
     """
 
     fence: Fence

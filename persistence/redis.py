@@ -15,9 +15,10 @@ This is the only file that imports redis, and translates its errors.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -26,14 +27,16 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
-from persistence import redis_scripts
+from persistence import redis_resealing, redis_scripts
 from persistence.codec import Codec
 from persistence.leases import Lease
+from persistence.presence import Holder
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.redis_keeper import RedisKeeper
 from persistence.redis_nodes import Declined, Endpoint, Nodes
 from persistence.redis_url import RedisPlace, read_redis_url
-from persistence.store import StoreUnavailable
+from persistence.resealing import Resealed, SealedWith
+from persistence.store import StoreError, StoreUnavailable, StoreUrlInvalid
 from persistence.worker import Worker
 
 Result = TypeVar("Result")
@@ -43,6 +46,11 @@ TOMBSTONES_MAX = 1_000_000
 
 CONNECT_SECONDS = 1.0
 SILENCE_SECONDS = 1.0  # of one read or write
+
+_UNTRUSTED = (
+    " The server's certificate must be for this name, and of an authority of this system or of the file that the URL"
+    " names with ssl_ca_certs"
+)
 
 # redis-py takes the word away from these and gives a class instead. The others keep it.
 _CODES: tuple[tuple[type[redis.RedisError], str], ...] = (
@@ -85,7 +93,9 @@ class RedisStore:
             another format. Nothing was written.
           StoreUnavailable, StoreFull: it does not answer, or has no room.
         """
-        store = cls(read_redis_url(url), codec or Codec(), tombstones_max)
+        place = read_redis_url(url)
+        _check_files(place)
+        store = cls(place, codec or Codec(), tombstones_max)
         try:
             await store._worker.run(store._keeper.open)
         except BaseException:
@@ -102,15 +112,23 @@ class RedisStore:
 
     async def acquire(self, partition: int, owner: str, *, ttl_seconds: float) -> Lease:
         """Become the owner of one partition for a while, by the server's clock."""
-        return await self._run(self._keeper.acquire, partition, owner, ttl_seconds)
+        return await self._run(self._keeper.leases.acquire, partition, owner, ttl_seconds)
 
     async def renew(self, lease: Lease, *, ttl_seconds: float) -> Lease:
         """Prolong a lease, by the server's clock."""
-        return await self._run(self._keeper.renew, lease, ttl_seconds)
+        return await self._run(self._keeper.leases.renew, lease, ttl_seconds)
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back."""
-        await self._run(self._keeper.release, lease)
+        await self._run(self._keeper.leases.release, lease)
+
+    async def tend(self, fence: Fence) -> None:
+        """Say that the owner is there, and see that all it wrote is."""
+        await self._run(self._keeper.tend, fence)
+
+    async def holder(self) -> Holder | None:
+        """Give another owner that is there."""
+        return await self._run(self._keeper.leases.holder)
 
     async def commit(self, batch: Batch) -> None:
         """Write the batch; encoding takes place in the store's thread."""
@@ -136,6 +154,18 @@ class RedisStore:
         """Write and read, and look at how the servers are set up."""
         return await self._run(self._keeper.probe)
 
+    async def obstacles(self) -> Mapping[str, str]:
+        """Give the sessions that cannot be opened here, and why."""
+        return await self._run(lambda: self._keeper.resealing.obstacles(self._keeper.codec))
+
+    async def sealed_with(self) -> Sequence[SealedWith]:
+        """Count the records by key."""
+        return await self._run(self._keeper.resealing.sealed_with)
+
+    async def reseal(self, fence: Fence, *, after: str = "") -> Resealed:
+        """Seal some of the records anew."""
+        return await self._run(lambda: self._keeper.resealing.reseal(fence, self._keeper.codec, after))
+
     async def aclose(self) -> None:
         """Close the connections.
 
@@ -146,6 +176,8 @@ class RedisStore:
             return
         self._closed = True
         with trio.CancelScope(shield=True):
+            with contextlib.suppress(StoreError):  # it counts as gone soon without that
+                await self._worker.run(self._keeper.leases.leave)
             await self._worker.run(self._keeper.nodes.close)
         self._worker.stop()
 
@@ -161,12 +193,14 @@ class _Channel:
     def __init__(self, place: RedisPlace, endpoint: Endpoint | None) -> None:
         self._shown = f"{endpoint.host}:{endpoint.port}" if endpoint is not None else place.shown
         self._connection = _connection(place, endpoint)
+        self.opened = 0
 
     def send(self, commands: Sequence[tuple[bytes | str | int | float, ...]]) -> None:
         self._drop_what_ended()
         try:
             if not self._connection.is_connected:
                 self._connection.connect()
+                self.opened += 1
                 self._teach()
             self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
         except (redis.RedisError, OSError) as error:
@@ -199,7 +233,7 @@ class _Channel:
 
     def _teach(self) -> None:
         """Have the server know all scripts: it may have been started anew since it last did."""
-        commands = [("SCRIPT", "LOAD", script) for script in redis_scripts.ALL]
+        commands = [("SCRIPT", "LOAD", script) for script in (*redis_scripts.ALL, *redis_resealing.SCRIPTS)]
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
         for _ in commands:
             self.receive()  # one that was declined is found missing when it is asked for
@@ -208,7 +242,18 @@ class _Channel:
         self.close()
         # Only what kind it was where the text may repeat what the URL says.
         text = str(error) if not isinstance(error, redis.AuthenticationError) else "the user or password is refused"
-        return StoreUnavailable(f"{self._shown}: {text or type(error).__name__}")
+        hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in text else ""
+        return StoreUnavailable(f"{self._shown}: {text or type(error).__name__}{hint}")
+
+
+def _check_files(place: RedisPlace) -> None:
+    """See whether the certificates can be read: redis-py says "No such file" of the connection, and not which."""
+    for name, path in place.files.items():
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise StoreUrlInvalid(f"the URL of a Redis store: the file of {name}: {error.strerror}") from None
 
 
 def _connection(place: RedisPlace, endpoint: Endpoint | None) -> Any:

@@ -66,6 +66,11 @@ class Channel(Protocol):
 
     def close(self) -> None: ...
 
+    @property
+    def opened(self) -> int:
+        """How often it was opened so far: each time, another server may have answered."""
+        ...
+
 
 class Nodes:
     """All servers of a store.
@@ -86,6 +91,11 @@ class Nodes:
         self.is_cluster = False
         self._stale = False
         self._failed: tuple[float, StoreUnavailable] | None = None
+
+    @property
+    def opened(self) -> int:
+        """How many connections were opened so far, to servers that are known now."""
+        return sum([channel.opened for channel in self._nodes.values()])
 
     def use_cluster(self) -> None:
         """Go by slots from now on."""

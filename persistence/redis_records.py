@@ -18,7 +18,7 @@ from msgspec.structs import astuple
 
 from persistence.codec import Codec
 from persistence.partitions import partition_of
-from persistence.records import Batch, LogEntry, Quarantined, SnapshotHeader
+from persistence.records import HISTORY_STREAM, Batch, LogEntry, Quarantined, SnapshotHeader, log_start
 
 # The server removes what nobody has removed. Whether a session goes is the reaper's choice, which keeps failed ones for
 # a day and stops when it would remove many at once, for a person to look: the server must not overtake it, nor a
@@ -29,6 +29,7 @@ MARGIN_SECONDS = 14 * 24 * 3600
 _TTL_SECONDS_MAX = 100 * 366 * 24 * 3600  # beyond, the server's arithmetic might end; nobody waits for it
 _SLOTS = 16384  # of every cluster
 _PLACE = struct.Struct(">QQQd")
+PLACE_BYTES = _PLACE.size  # in front of an entry's sealed bytes
 
 
 @attrs.define
@@ -36,19 +37,24 @@ class Share:
     """What a batch writes to one partition, as the script takes it."""
 
     snapshots: list[Any] = attrs.field(factory=list)
-    logs: dict[str, list[bytes]] = attrs.field(factory=dict)  # entries by session, in order of their sequence
+    logs: dict[str, list[bytes]] = attrs.field(factory=dict)  # entries by `log_key`, in order of their sequence
     trims: list[Any] = attrs.field(factory=list)
     tombstones: list[str] = attrs.field(factory=list)
 
     def session_ids(self) -> set[str]:
         """Name the sessions that it writes."""
-        trimmed = [session_id for session_id, _ in self.trims]
-        return {*(one[0] for one in self.snapshots), *self.logs, *trimmed, *self.tombstones}
+        logged = [key[2:] for key in (*self.logs, *(key for key, _ in self.trims))]
+        return {*(one[0] for one in self.snapshots), *logged, *self.tombstones}
 
 
 def tag_of(partition: int) -> str:
     """Give what the names of a partition's keys have after the store's prefix: its hash tag."""
     return f"{{p{partition:03d}}}:"
+
+
+def log_key(session_id: str, *, history: bool) -> str:
+    """Give the name of a session's list of events, or of its history, after its partition's tag."""
+    return f"{'h' if history else 'l'}:{session_id}"
 
 
 def slot_of(tagged: str) -> int:
@@ -72,10 +78,12 @@ def shares_of(batch: Batch, codec: Codec, now_unix_s: float) -> dict[int, Share]
         row = (header.session_id, header.revision, pack_header(header), record, ttl_ms)
         _share(shares, header.session_id).snapshots.append(row)
     for entry in batch.entries:
-        log = _share(shares, entry.session_id).logs.setdefault(entry.session_id, [])
+        key = log_key(entry.session_id, history=entry.stream == HISTORY_STREAM)
+        log = _share(shares, entry.session_id).logs.setdefault(key, [])
         log.append(pack_entry(entry, codec.seal_entry(entry)))
     for trim in batch.trims:
-        _share(shares, trim.session_id).trims.append((trim.session_id, trim.through_sequence))
+        key = log_key(trim.session_id, history=log_start(trim.through_sequence) > 0)
+        _share(shares, trim.session_id).trims.append((key, trim.through_sequence))
     for tombstone in batch.tombstones:
         _share(shares, tombstone.session_id).tombstones.append(tombstone.session_id)
     return shares
@@ -134,7 +142,7 @@ def unpack_quarantined(packed: bytes) -> Quarantined:
 def joined_keys(prefix: str, partition: int, share: Share) -> Sequence[str]:
     """Name the keys of a share's sessions."""
     at = prefix + tag_of(partition)
-    return [f"{at}{kind}:{session_id}" for session_id in sorted(share.session_ids()) for kind in ("s", "l")]
+    return [f"{at}{kind}:{session_id}" for session_id in sorted(share.session_ids()) for kind in ("s", "l", "h")]
 
 
 def _share(shares: dict[int, Share], session_id: str) -> Share:

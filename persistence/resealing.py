@@ -7,10 +7,12 @@ cannot be opened here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import attrs
+from msgspec.structs import replace
 
 from persistence.codec import Codec
 from persistence.envelope import CLEAR, read_head
@@ -90,6 +92,16 @@ def count_by_key(snapshots: Iterable[tuple[bytes, int]], entries: Iterable[tuple
         for head, number in counts:
             counted.setdefault(_key_id(head), [0, 0])[column] += number
     return [SealedWith(key_id, *both) for key_id, both in sorted(counted.items())]
+
+
+def marked(header: SnapshotHeader, obstacles: Mapping[str, str]) -> SnapshotHeader:
+    """Give what the index is to know of a session that may be one of those that cannot be opened here.
+
+    Such a session is not restored, and does not expire: whoever owns it could not have used it, for a cause of ours.
+    The mark is in the index only; with the key, or the version, that it needs, the next start finds it as it was.
+    """
+    reason = obstacles.get(header.session_id)
+    return header if reason is None else replace(header, failure=reason, expires_unix_s=math.inf)
 
 
 def is_stale(codec: Codec, record: bytes) -> bool:

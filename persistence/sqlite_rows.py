@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from persistence import sqlite_statements
 from persistence.leases import Held
-from persistence.records import Batch, LogEntry
+from persistence.records import Batch, LogEntry, log_start
 
 Sealed = tuple[LogEntry, bytes]
 
@@ -54,7 +54,7 @@ def write(
         entries = [pair for pair in entries if pair[0].session_id not in buried]
     _write(connection, sqlite_statements.upsert_snapshots, snapshots)
     _write_entries(connection, entries)
-    trims = [(trim.session_id, trim.through_sequence) for trim in batch.trims]
+    trims = [(trim.session_id, log_start(trim.through_sequence), trim.through_sequence) for trim in batch.trims]
     connection.executemany(sqlite_statements.TRIM, trims)
     _bury(connection, batch, tombstones_max)
 
@@ -110,7 +110,8 @@ def _bury(connection: Connection, batch: Batch, tombstones_max: int) -> None:
         return
     ended = [(tombstone.session_id,) for tombstone in batch.tombstones]
     rows = [(tombstone.session_id, tombstone.reason, tombstone.at_unix_s) for tombstone in batch.tombstones]
-    connection.executemany(sqlite_statements.BURY, rows)
+    # In this order the tombstones lie in what the sessions gave up: on a full disk the file need not grow for them.
     connection.executemany(sqlite_statements.FORGET_LOG, ended)
     connection.executemany(sqlite_statements.FORGET_SESSION, ended)
+    connection.executemany(sqlite_statements.BURY, rows)
     connection.execute(sqlite_statements.FORGET_OLD_TOMBSTONES, (tombstones_max,))

@@ -100,7 +100,8 @@ QUARANTINED = "SELECT session_id, reason, at_unix_s, length(raw) FROM quarantine
 # Both counts come from indexes; counting with the condition turned round would read the whole table.
 COUNT = "SELECT (SELECT count(*) FROM session) - (SELECT count(*) FROM session WHERE revision < 0)"
 
-TRIM = """DELETE FROM entry WHERE rid = (SELECT rid FROM session WHERE session_id = ?) AND sequence <= ?"""
+TRIM = """DELETE FROM entry WHERE rid = (SELECT rid FROM session WHERE session_id = ?)
+    AND sequence > ? AND sequence <= ?"""
 BURY = "INSERT INTO tombstone (session_id, reason, at_unix_s) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 FORGET_LOG = "DELETE FROM entry WHERE rid = (SELECT rid FROM session WHERE session_id = ?)"
 FORGET_SESSION = "DELETE FROM session WHERE session_id = ?"

@@ -32,11 +32,17 @@ class StoreFull(StoreError):
 
 
 class StoreBroken(StoreError):
-    """What the store holds is unknown until it is opened anew: an fsync failed, or its contents have gone.
+    """What the store holds is unknown until it is opened anew: an fsync failed, say.
 
-    The process stops acknowledging and ends; recovery is the daily road. Retrying would be wrong: a failed
-    fsync may have dropped the very pages it was asked to keep; and a server that was emptied or exchanged would
-    answer that no session exists, which clients take for good.
+    The process stops acknowledging and ends; recovery is the daily road. Retrying would be wrong: a failed fsync may
+    have dropped the very pages it was asked to keep.
+    """
+
+
+class StoreReplaced(StoreBroken):
+    """What the store holds is not what this process has opened: emptied, exchanged, an older copy, another's data.
+
+    Going on would answer that no session exists, which clients take for good.
     """
 
 

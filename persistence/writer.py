@@ -10,8 +10,9 @@ What happens when the store refuses:
   acknowledged meanwhile; the backlog is bounded, and `submit` refuses beyond.
 - StoreFull: the batch was rolled back. All sessions in it get receipts with the failure, and so do those receipts
   that these sessions have coming, because what they have submitted since was built on what failed. Only what may make
-  room is tried again by itself: first tombstones together with sessions that trim, then tombstones alone. Other
-  sessions are not tried one by one: a full disk would be asked a thousand times. Soft facts wait for another time.
+  room is tried again by itself: first tombstones together with sessions that trim, then tombstones alone, then half of
+  them, and so on. Other sessions are not tried one by one: a full disk would be asked a thousand times. Soft facts wait
+  for another time.
 - StoreBroken, FenceLost, anything else: out of `run`; the process must end.
 
 The writer says what is durable. Holding outputs back until then is the business of whoever submits.
@@ -24,11 +25,11 @@ from collections.abc import Callable, Mapping
 import attrs
 import trio
 
-from persistence.backlog import Backlog, Flight, Freeze, Pending, Receipt, body_bytes
+from persistence.backlog import Backlog, Flight, Freeze, Frozen, Pending, Receipt, body_bytes
 from persistence.records import Batch, Fence, LogEntry, Tombstone, Trim
 from persistence.store import Store, StoreFull, StoreUnavailable
 
-__all__ = ["Freeze", "Receipt", "Writer", "WriterBacklogFull", "WriterEnded", "WriterStatistics"]
+__all__ = ["Freeze", "Frozen", "Receipt", "Writer", "WriterBacklogFull", "WriterEnded", "WriterStatistics"]
 
 ROWS_MAX = 1000  # larger batches gain nothing (84k rows/s at 100 as at 1000), and their replies wait longer
 BACKLOG_ROWS_MAX = 50_000  # about a second of commits at full speed
@@ -123,8 +124,8 @@ class Writer:
 
         Args:
           revision: higher than any submitted for this session before.
-          freeze: gives the snapshot at this revision; called once, when the batch is formed, or not at all if a
-            newer one is submitted before.
+          freeze: gives the snapshot at this revision, and what of the session's history goes with it; called once,
+            when the batch is formed, or not at all if a newer one is submitted before.
           receipt: called in the writer's task when the revision is durable, or will not be; not called if the writer
             ends first. A session's receipts come in the order of their submission.
 
@@ -333,6 +334,7 @@ class Writer:
         self._commits += 1
         self._last_batch_rows = flight.rows
         self._rows += flight.rows
+        flight.tell_kept()
         for session_id, pending in flight.pending.items():
             self._backlog.done(pending)
             for revision, receipt in pending.receipts:
@@ -344,7 +346,7 @@ class Writer:
         self._refusal = refusal
         now = trio.current_time()
         for session_id, soft in flight.soft.items():
-            self._backlog.soften(session_id, soft.revision, soft.freeze, now)
+            self._backlog.soften(session_id, soft, now)
         part = _what_makes_room(flight)
         self._flight = part
         kept: Mapping[str, Pending] = part.pending if part else {}
@@ -363,7 +365,7 @@ class Writer:
         """Take what failed out of the backlog, with what was built on it; oldest first."""
         self._backlog.done(pending)
         if not pending.receipts and pending.freeze is not None:  # only soft facts that someone wanted flushed
-            self._backlog.soften(session_id, pending.revision, pending.freeze, now)
+            self._backlog.soften(session_id, pending, now)
             return []
         later = self._backlog.discard(session_id)
         return [pending] if later is None else [pending, later]
@@ -376,4 +378,6 @@ def _what_makes_room(flight: Flight) -> Flight | None:
     for chosen in (makes_room, ends):
         if chosen and (len(chosen) < len(flight.pending) or flight.soft):
             return flight.only(chosen)
-    return None
+    # An end takes its session's log along, and so changes many pages at once: fewer of them may fit. Those left out are
+    # told so, and asked for again; after a half has passed there is room for them.
+    return flight.only(ends[: len(ends) // 2]) if len(ends) > 1 else None

@@ -43,7 +43,7 @@ IMPURE = {
 DOORS = {
     "cryptography": "persistence.sealing",
     "redis": "persistence.redis",
-    "sqlite3": "persistence.sqlite",
+    "sqlite3": "persistence.sqlite_connection",
     "zstandard": "persistence.compression",
 }
 
@@ -231,6 +231,8 @@ def test_an_impure_core_is_found() -> None:
 
 
 def test_a_second_door_is_found() -> None:
-    house = _invented({"persistence.sqlite": "import sqlite3", "persistence.writer": "from sqlite3 import Connection"})
+    house = _invented(
+        {"persistence.sqlite_connection": "import sqlite3", "persistence.writer": "from sqlite3 import Connection"}
+    )
 
     assert side_doors(house) == ["persistence.writer:1 imports sqlite3.Connection"]

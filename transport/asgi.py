@@ -8,13 +8,14 @@ the body it has queued, which keeps it from noticing anything: the same task tak
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 import trio
 
-from transport.exchange import BodyTooLarge, BodyTooSlow, ClientGone, Headers, RequestHead
+from transport.asgi_scope import AsgiMessage, Receive, Scope, Send, read_scope
+from transport.asgi_socket import serve_socket
+from transport.exchange import BodyTooLarge, BodyTooSlow, ClientGone, Headers
 from transport.handler import (
     JSON_HEADERS,
     BadRequest,
@@ -25,28 +26,23 @@ from transport.handler import (
     is_expected,
     log_failure,
 )
-from transport.head import ParsedHead, head_from_pairs
+from transport.head import ParsedHead
+from transport.socket_exchange import SocketHandler
 
-Scope = MutableMapping[str, Any]
-AsgiMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-WebSocketHandler = Callable[[RequestHead, Scope, Receive, Send], Awaitable[None]]
 
 
 def asgi_app(
     handler: Handler,
     *,
     limits: HttpLimits | None = None,
-    websocket: WebSocketHandler | None = None,
+    websocket: SocketHandler | None = None,
     report: Report = log_failure,
 ) -> AsgiApp:
     """Make an ASGI 3 app of a handler.
 
     Args:
-      websocket: serves WebSocket connections: is given the head and the ASGI scope, receive and send, before
-        anything was received. None: they are refused (403).
+      websocket: serves WebSocket connections, which it is given before they are accepted. None: they are refused.
       report: takes what handlers raise unexpectedly.
     """
     bounds = limits if limits is not None else HttpLimits()
@@ -56,7 +52,7 @@ def asgi_app(
             case "http":
                 await _serve_http(scope, receive, send, handler, bounds, report)
             case "websocket":
-                await _serve_websocket(scope, receive, send, websocket, bounds, report)
+                await serve_socket(scope, receive, send, websocket, bounds, report)
             case "lifespan":
                 await _live(receive, send)
             case other:
@@ -70,7 +66,7 @@ async def _serve_http(
 ) -> None:
     async with trio.open_nursery() as nursery:
         try:
-            parsed = _read_scope(scope, scope["method"], limits)
+            parsed = read_scope(scope, limits)
             if parsed.body_length > limits.body_bytes_max:
                 raise BadRequest(413, f"the body is larger than {limits.body_bytes_max} bytes")
         except BadRequest as refusal:
@@ -88,37 +84,6 @@ async def _serve_http(
                 report(exchange.head, error)
             await exchange.fail(error)
         nursery.cancel_scope.cancel()
-
-
-def _read_scope(scope: Scope, method: str, limits: HttpLimits) -> ParsedHead:
-    path = scope.get("raw_path") or scope["path"].encode()
-    query = scope.get("query_string", b"")
-    target = path + b"?" + query if query else path
-    client = scope.get("client")
-    peer = str(client[0]) if client else "local"
-    return head_from_pairs(method, target, scope["headers"], limits, peer, scope.get("scheme", "http"))
-
-
-async def _serve_websocket(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    websocket: WebSocketHandler | None,
-    limits: HttpLimits,
-    report: Report,
-) -> None:
-    try:
-        head = _read_scope(scope, "GET", limits).head
-        if websocket is not None:
-            await websocket(head, scope, receive, send)
-            return
-    except BadRequest:
-        pass
-    except Exception as error:  # noqa: BLE001 - isolation: a failing WebSocket is reported, the server goes on
-        report(None, error)
-        return
-    await receive()  # websocket.connect: only then may it be refused
-    await send({"type": "websocket.close", "code": 1008})  # before an accept: 403
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -4,7 +4,9 @@ One handler for every request, whichever server carries it: `http1.py` on the ho
 elsewhere.
 
     /servers/{name}/mcp     Streamable HTTP, of sessions and (2026-07-28) without
-    /mcp                    the same, when one server is configured
+    /servers/{name}/sse     HTTP+SSE of 2024-11-05, with /servers/{name}/messages
+    /servers/{name}/ws      WebSocket
+    /mcp  /sse  /messages  /ws   the same, when one server is configured
     /healthz  /readyz       for load balancers and supervisors
     /.well-known/oauth-protected-resource...   how to get a token, where tokens are asked for
     whatever else           operations (`operation.py`), most of them for operators only (`operators.py`)
@@ -23,13 +25,17 @@ from actors.runtime import Runtime
 from transport import guard
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
+from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
+from transport.clients.websocket import WebSocketFace
 from transport.exchange import Exchange, Headers, RequestHead
 from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.socket_exchange import SocketExchange
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -46,6 +52,7 @@ class Gateway:
         policy: guard.Policy,
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
+        sse_options: LegacySseOptions = LegacySseOptions(),
         stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
@@ -71,6 +78,7 @@ class Gateway:
         self._authentication = authentication
         self._draining = False
         self._faces: dict[str, Face] = {}
+        self._sockets: dict[str, WebSocketFace] = {}
         self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
             breaker = (breakers or {}).get(name)
@@ -80,9 +88,15 @@ class Gateway:
             if name in stateless:
                 self._stateless.append(Stateless(stateless[name], stateless_options))
                 face = BothEras(face, self._stateless[-1])
-            self._faces[f"/servers/{name}/mcp"] = face
+            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
+            faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
+            self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
             if len(servers) == 1:
-                self._faces["/mcp"] = face
+                self._faces |= {f"/{path}": each for path, each in faces.items()}
+            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
+            self._sockets[f"/servers/{name}/ws"] = socket_face
+            if len(servers) == 1:
+                self._sockets["/ws"] = socket_face
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""
@@ -119,6 +133,31 @@ class Gateway:
         else:
             await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
 
+    async def serve_socket(self, socket: SocketExchange) -> None:
+        """Serve one WebSocket connection; who may come is decided before it is accepted.
+
+        Raises:
+          SocketGone: the client went away.
+        """
+        head = socket.head
+        refusal = guard.guard(head, self._policy)
+        if refusal is not None:
+            await socket.refuse(refusal.status, refusal.headers, refusal.body)
+            return
+        face = self._sockets.get(head.path)
+        if face is None:
+            known = ", ".join(sorted(self._sockets))
+            reason = f"no WebSocket is served at this path; they are at {known}"
+            await socket.refuse(404, JSON_HEADERS, error_body(reason, jsonrpc.METHOD_NOT_FOUND))
+        elif self._authentication is None:
+            await face.serve(socket, ANONYMOUS)
+        else:
+            identity = await self._authentication.identify(head)
+            if isinstance(identity, Identity):
+                await face.serve(socket, identity.principal, self._authentication.deadline(identity))
+            else:
+                await socket.refuse(identity.status, identity.headers, identity.body)
+
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
         if self._authentication is not None and self._authentication.resource.is_metadata(head.path):
@@ -136,7 +175,7 @@ class Gateway:
             await operation.operate(exchange, is_operator, extra)
 
     async def _tell_metadata(self, exchange: Exchange, authentication: Authentication, extra: Headers) -> None:
-        document = authentication.resource.metadata(exchange.head, list(self._faces))
+        document = authentication.resource.metadata(exchange.head, [*self._faces, *self._sockets])
         if document is None:
             body = error_body("there is no MCP endpoint at this path", jsonrpc.METHOD_NOT_FOUND)
             await exchange.respond(404, (*JSON_HEADERS, *extra), body)
@@ -146,8 +185,11 @@ class Gateway:
 
     async def _probe(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head
-        if head.path not in ("/healthz", "/readyz"):
-            known = ", ".join(sorted(self._faces))
+        if head.path in self._sockets:
+            headers = (*JSON_HEADERS, (b"upgrade", b"websocket"), *extra)
+            await exchange.respond(426, headers, error_body("only WebSocket is spoken at this path"))
+        elif head.path not in ("/healthz", "/readyz"):
+            known = ", ".join(sorted((*self._faces, *self._sockets)))
             body = error_body(f"there is nothing at this path; MCP is served at {known}", jsonrpc.METHOD_NOT_FOUND)
             await exchange.respond(404, (*JSON_HEADERS, *extra), body)
         elif head.method not in ("GET", "HEAD"):
@@ -179,6 +221,8 @@ class Gateway:
         self._runtime.registry.drain()
         for face in set(self._faces.values()):
             face.end_standalone_streams()
+        for socket_face in set(self._sockets.values()):
+            socket_face.drain()
 
     async def wait_quiet(self) -> None:
         """Wait until no request that belongs to no session is in flight. Cancellation: safe."""

@@ -37,7 +37,9 @@ class HttpLimits:
     body_seconds: float = 30.0  # for the whole body; 408
     idle_seconds: float = 75.0  # between requests (nginx's keepalive_timeout); closed without a word
     write_seconds: float = 10.0  # to take the next 16 KiB of an answer; dropped
-    linger_seconds: float = 2.0  # to read a refusal while still sending; then reset
+    linger_seconds: float = 2.0  # to read a refusal while still sending, or to answer a close; then reset
+    ping_seconds: float = 25.0  # of silence of a WebSocket's client, then a ping (proxies wait a minute); and ...
+    pong_seconds: float = 15.0  # ... to say anything at all to that; taken for gone
 
 
 class BadRequest(Exception):

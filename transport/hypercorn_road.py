@@ -12,13 +12,15 @@ Imported only when the first connection needs it: hypercorn costs a tenth of a s
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
@@ -27,10 +29,13 @@ from hypercorn.typing import ConnectionState
 
 from transport.answer import answer_head
 from transport.handler import JSON_HEADERS, BadRequest, HttpLimits
-from transport.request_filter import RequestFilter
+from transport.hypercorn_socket import PING, is_open, upgrade
+from transport.request_filter import RequestFilter, asks_for_websocket
 from transport.wire import PROGRESS_BYTES, RECEIVE_BYTES
 
-_WEBSOCKET_PING_SECONDS = 30.0  # proxies drop WebSockets that are silent for a minute
+if TYPE_CHECKING:
+    import h11
+
 _LINGER_BYTES_MAX = 1024 * 1024
 
 
@@ -62,6 +67,8 @@ class HypercornRoad:
         self._streams.add(guarded)
         try:
             server = GuardedServer(self._app, self._config, self._context, ConnectionState({}), cast(Any, guarded))
+            server.limits = self._limits
+            guarded.ping = server.ping
             await server.run()
         finally:
             self._streams.discard(guarded)
@@ -94,6 +101,7 @@ class GuardedStream(trio.abc.HalfCloseableStream):
         self._head_deadline = trio.current_time() + limits.head_seconds
         self._ended = False
         self.busy = False  # an answer is under way
+        self.ping: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # asks a WebSocket's client for a sign
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -122,6 +130,8 @@ class GuardedStream(trio.abc.HalfCloseableStream):
 
     async def _receive(self) -> bytes:
         """Read, within the deadline for heads while one is under way (or the first is still to begin)."""
+        if self._filter.has_upgraded:
+            return await self._receive_or_ping()
         with trio.CancelScope(deadline=self._head_deadline) as scope:
             data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
         if scope.cancelled_caught:
@@ -129,6 +139,15 @@ class GuardedStream(trio.abc.HalfCloseableStream):
                 raise BadRequest(408, "the request's head did not arrive in time")
             return b""
         return data
+
+    async def _receive_or_ping(self) -> bytes:
+        """Read from a WebSocket's client; one that was silent is asked for a sign, and taken for gone without it."""
+        with trio.move_on_after(self._limits.ping_seconds):
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        await self.ping()
+        with trio.move_on_after(self._limits.pong_seconds):
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        return b""
 
     async def _refuse(self, refusal: BadRequest) -> None:
         """Answer what hypercorn must not see, if no other answer is under way; then give the client time to read."""
@@ -205,6 +224,7 @@ class GuardedServer(TCPServer):
     """hypercorn's connection, without HTTP/2 on request, and without an idle task that outlives its client."""
 
     stream: Any
+    limits: HttpLimits
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -218,7 +238,26 @@ class GuardedServer(TCPServer):
         inner = wrapper.protocol
         if isinstance(inner, H11Protocol):
             inner._check_protocol = _ignore_upgrade  # type: ignore[method-assign]
+            inner._create_stream = partial(self._create_stream, inner)  # type: ignore[method-assign]
         self._protocol = wrapper
+
+    async def _create_stream(self, inner: H11Protocol, request: h11.Request) -> None:
+        """Have a request served: by hypercorn's own class, or a WebSocket by ours."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        if not asks_for_websocket(request.method.decode(), headers):
+            await H11Protocol._create_stream(inner, request)
+            return
+        await upgrade(
+            inner,
+            request,
+            message_bytes_max=self.limits.body_bytes_max,
+            linger_seconds=self.limits.linger_seconds,
+        )
+
+    async def ping(self) -> None:
+        """Ask the client of an open WebSocket for a sign of life."""
+        if is_open(self._protocol.protocol):
+            await self.protocol_send(RawData(data=PING))
 
     async def protocol_send(self, event: Event) -> None:
         """Send for the protocol; notes on the way whether an answer is under way."""
@@ -242,7 +281,8 @@ def _make_config(limits: HttpLimits) -> Config:
     config.keep_alive_max_requests = 1_000_000_000  # the default (1000) closes busy connections for no gain here
     config.h11_max_incomplete_size = 2 * limits.head_bytes_max  # the filter decides; this must not be stricter
     config.include_server_header = False
-    config.websocket_max_message_size = limits.body_bytes_max
-    config.websocket_ping_interval = _WEBSOCKET_PING_SECONDS
+    config.websocket_max_message_size = limits.body_bytes_max  # which its own class does not keep to
+    config.max_app_queue_size = 2  # WebSocket messages or parts of a body that an app has not taken (default 10)
+    config.websocket_ping_interval = None  # its task outlives the connection, and waits for no answer; see `ping`
     config.errorlog = logging.getLogger("outlast.http")
     return config

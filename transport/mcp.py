@@ -16,6 +16,7 @@ import msgspec
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
+from actors.messages import Problem
 from actors.state import SetupChange
 
 HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -167,7 +168,7 @@ def classify_post(headers: Mapping[str, str], body: bytes) -> Posted:
         return _classify_initialize(message, session_id)
     if not session_id:
         return _without_session(message)
-    return _classify_message(message, session_id)
+    return classify_message(message, session_id)
 
 
 def _without_session(message: Message) -> Rejection:
@@ -189,7 +190,8 @@ def _classify_initialize(message: Message, session_id: str) -> Initialize | Reje
     return Initialize(_offered(message))
 
 
-def _classify_message(message: Message, session_id: str) -> Request | Notification | Answer:
+def classify_message(message: Message, session_id: str = "") -> Request | Notification | Answer:
+    """Say what a message means to a session that is open. Transports without headers give no session id."""
     if message.kind is Kind.REQUEST:
         return Request(session_id, message, _label(message), _setup(message))
     if message.kind is Kind.NOTIFICATION:
@@ -230,10 +232,31 @@ def _classify_entries(session_id: str, revision_told: bool, entries: list[bytes]
             continue
         if message.method == "initialize":
             return Rejection(400, jsonrpc.INVALID_REQUEST, "initialize must not be part of a batch", message.id)
-        messages.append(_classify_message(message, session_id))
+        messages.append(classify_message(message, session_id))
     if not messages:
         return Rejection(400, jsonrpc.INVALID_REQUEST, "no entry of this batch is a JSON-RPC 2.0 message")
     return Batch(session_id, revision_told, tuple(messages), tuple(refusals))
+
+
+def classify_socket_message(raw: bytes, session_id: str) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a message of a WebSocket is: 1 JSON and JSON-RPC, 2 `initialize` first, and once.
+
+    Args:
+      session_id: of the session that the connection has opened or come back to; "": none yet.
+    """
+    try:
+        message = jsonrpc.parse(raw)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    request_id = message.id if message.kind is Kind.REQUEST else None
+    if message.method == "initialize" and message.kind is Kind.REQUEST:
+        if session_id:
+            reason = "this connection has a session: initialize opens a new one, on a connection of its own"
+            return Rejection(400, jsonrpc.INVALID_REQUEST, reason, request_id)
+        return Initialize(message)
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "the session is not open yet: send initialize", request_id)
+    return classify_message(message, session_id)
 
 
 def classify_get(headers: Mapping[str, str]) -> Tail | Rejection:
@@ -258,6 +281,49 @@ def classify_delete(headers: Mapping[str, str]) -> End | Rejection:
     if not session_id:
         return Rejection(400, jsonrpc.INVALID_REQUEST, "missing Mcp-Session-Id header")
     return End(session_id)
+
+
+# What a session has to say of its own, as JSON-RPC errors: docs/protocol.md, "Error codes of the gateway".
+PROBLEM_CODES: Mapping[Problem, int] = {
+    Problem.UNAVAILABLE: jsonrpc.UPSTREAM_UNAVAILABLE,
+    Problem.OVERLOADED: jsonrpc.OVERLOADED,
+    Problem.DUPLICATE: jsonrpc.INVALID_REQUEST,
+    Problem.UNINITIALIZED: jsonrpc.SESSION_NOT_FOUND,
+    Problem.REFUSED: jsonrpc.INTERNAL_ERROR,
+    Problem.LOST: jsonrpc.OUTCOME_UNKNOWN,
+}
+
+
+def classify_sse_post(
+    headers: Mapping[str, str], session_id: str, body: bytes
+) -> Initialize | Request | Notification | Answer | Rejection:
+    """Say what a POST to the message endpoint of HTTP+SSE is (MCP 2024-11-05, transports, HTTP with SSE).
+
+    The ladder: 1 session id (400), 2 content type (415), 3 JSON and JSON-RPC (400), 4 protocol version (400). Nothing
+    is asked of Accept: nothing but a receipt is answered.
+    """
+    if not session_id:
+        return Rejection(400, jsonrpc.INVALID_REQUEST, "missing session_id: post to the URI of the endpoint event")
+    if not is_json(headers.get("content-type", "")):
+        return Rejection(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json")
+    try:
+        message = jsonrpc.parse(body)
+    except InvalidMessage as invalid:
+        return Rejection(400, invalid.code, invalid.reason, invalid.id)
+    is_request = message.kind is Kind.REQUEST
+    refusal = _check_version(headers, message.id if is_request else None)
+    if refusal is not None:
+        return refusal
+    if is_request and message.method == "initialize":
+        return Initialize(message)
+    return classify_message(message, session_id)
+
+
+def classify_sse_get(headers: Mapping[str, str]) -> Rejection | None:
+    """Say what is wrong with a GET for the stream of HTTP+SSE: 1 accept (406), 2 protocol version (400)."""
+    if not accepts(headers.get("accept", "*/*"), "text/event-stream"):
+        return Rejection(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream")
+    return _check_version(headers, None)
 
 
 METHOD_NOT_ALLOWED = Rejection(

@@ -7,8 +7,9 @@ are smoothed over, so they have to be caught on the wire. With the filter, both 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from transport.chunked import ChunkedDecoder
-from transport.exchange import RequestHead
 from transport.handler import BadRequest, HttpLimits
 from transport.head import CHUNKED, parse_head, refuse_endless_head
 
@@ -28,6 +29,11 @@ class RequestFilter:
     def in_head(self) -> bool:
         """Whether a head has begun and is not whole."""
         return bool(self._pending)
+
+    @property
+    def has_upgraded(self) -> bool:
+        """Whether what follows is not HTTP any more, if the upgrade that was asked for is accepted."""
+        return self._upgraded
 
     @property
     def has_refused(self) -> bool:
@@ -92,16 +98,18 @@ class RequestFilter:
             self._chunked = ChunkedDecoder()
         else:
             self._body_remaining = parsed.body_length
-        self._upgraded = wants_websocket(parsed.head)
+        self._upgraded = asks_for_websocket(parsed.head.method, parsed.head.headers)
+        if self._upgraded and parsed.body_length:
+            raise BadRequest(400, "an upgrade to WebSocket has no body")
         passed.append(raw)
         return data
 
 
-def wants_websocket(head: RequestHead) -> bool:
+def asks_for_websocket(method: str, headers: Mapping[str, str]) -> bool:
     """Tell whether this request asks to speak WebSocket (RFC 6455, 4.1)."""
-    tokens = head.headers.get("connection", "").lower().split(",")
+    tokens = headers.get("connection", "").lower().split(",")
     return (
-        head.method == "GET"
-        and head.headers.get("upgrade", "").lower() == "websocket"
+        method == "GET"
+        and headers.get("upgrade", "").lower() == "websocket"
         and any(token.strip() == "upgrade" for token in tokens)
     )

@@ -60,9 +60,17 @@ class Session:
         return self.tickets
 
     def request(
-        self, id: RequestId, method: str = "echo", *, opens: bool = False, setup: SetupChange | None = None
+        self,
+        id: RequestId,
+        method: str = "echo",
+        *,
+        opens: bool = False,
+        setup: SetupChange | None = None,
+        on_standalone: bool = False,
     ) -> tuple[say.Effect, ...]:
-        return self.take(say.SendRequest(self.ticket(), jsonrpc.request(id, method), method, setup=setup, opens=opens))
+        return self.take(
+            say.SendRequest(self.ticket(), jsonrpc.request(id, method), method, setup, opens, on_standalone)
+        )
 
     def notify(self, method: str = "notifications/x", *, cancels: RequestId | None = None) -> tuple[say.Effect, ...]:
         return self.take(say.SendNotification(self.ticket(), jsonrpc.notification(method), cancels))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from actors import messages as say
+from actors.call_history import CallRecord, HistoryState, page_body
 from actors.ids import STANDALONE_STREAM, Principal, SessionId
 from actors.portable_session import Defaults
 from actors.snapshots import to_snapshot
 from actors.state import Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
 from persistence.portable import SessionRecords
-from persistence.records import LogEntry
+from persistence.records import HISTORY_STREAM, LogEntry
 from tests.actors.making import NOW, Session, fresh_state, opened
 from tests.actors.test_evolve import LIMITS
 
@@ -46,7 +47,11 @@ def full_state() -> SessionState:
         upstream_transport="streamable-http",
         handshake=handshake,
         setup={f"resources/subscribe https://host/{MARK}": f'{{"uri": "{MARK}"}}'.encode(), "b": b"\xff\x00" * 9},
-        streams={0: Stream(0, None, 3), 2: Stream(2, "call-9", 2), 1: Stream(1, 7, 1, ended=True)},
+        streams={
+            0: Stream(0, None, 3, former_epochs=((5, 1), (6, 2))),
+            2: Stream(2, "call-9", 2),
+            1: Stream(1, 7, 1, ended=True, former_epochs=((6, 0),)),
+        },
         next_stream=4,
         log=LogState(99, 14, 10),
         calls={"call-9": call},
@@ -65,7 +70,20 @@ def full_records() -> SessionRecords:
     """All that is kept of it: events of two streams."""
     rows = [(11, 0, 1, f'{{"log": "{MARK}"}}'.encode()), (12, 2, 1, b"\xfe" * 9), (13, 0, 2, "{ }é".encode())]
     entries = tuple(LogEntry(FULL_ID, *row[:3], 1234567998.0 + row[0], row[3]) for row in rows)
-    return SessionRecords(to_snapshot(full_state()), entries)
+    history = HistoryState(68, 60, ((64, 900), (67, 300)))
+    return SessionRecords(to_snapshot(full_state(), history), (*entries, *history_pages()))
+
+
+def history_pages() -> tuple[LogEntry, ...]:
+    """Two pages of calls: one of them trimmed in part, one with all that can be recorded of a call."""
+    calls = [CallRecord(f"tool {n}", 1234567000.25 + n, 0.125) for n in range(60, 65)]
+    telling = CallRecord("search", 1234567990.5, 1.75, "error", -32603, f'{{"q": "{MARK}"}}', f'"{MARK} é"')
+    others = [CallRecord("slow", 1234567991.0, 9.5, outcome) for outcome in ("timeout", "interrupted")]
+    pages = ((64, calls), (67, [telling, *others]))
+    return tuple(
+        LogEntry(FULL_ID, HISTORY_STREAM + last, HISTORY_STREAM, last, 1234567995.0, page_body(records))
+        for last, records in pages
+    )
 
 
 def lived(begins_open: bool, steps: list[tuple[Callable[[int], say.Command], float]]) -> SessionRecords:

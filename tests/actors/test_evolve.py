@@ -26,7 +26,7 @@ LIMITS = Limits(
     asks_max=3,
     setup_max=2,
     events_per_session_max=8,
-    streams_kept_max=2,
+    streams_kept_max=4,
     values_bytes_max=50,
 )
 
@@ -65,9 +65,12 @@ def batch_of(items: list[jsonrpc.Message], refused: bool) -> Callable[[int], say
 
 commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
     st.builds(
-        lambda message, setup, opens: lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens),
+        lambda message, setup, opens, on_standalone: (
+            lambda ticket: say.SendRequest(ticket, message, "tool", setup, opens, on_standalone)
+        ),
         requests,
         setups,
+        st.booleans(),
         st.booleans(),
     ),
     st.builds(
@@ -200,14 +203,19 @@ def test_log_is_trimmed_to_its_limit() -> None:
 
 def test_ended_streams_beyond_the_limit_are_forgotten_oldest_first() -> None:
     state = opened().state
-    for stream in (1, 2, 3):
+    for stream in (1, 2, 3, 4, 5):
         state = evolve(state, say.StreamOpened(stream, stream), limits=LIMITS)
         state = evolve(state, say.StreamEnded(stream), limits=LIMITS)
 
-    assert list(state.streams) == [0, 2, 3]
+    assert list(state.streams) == [0, 2, 3, 4, 5]
 
 
 def test_reasons_are_kept_short() -> None:
     state = evolve(fresh_state(), say.Failed("upstream_rejected", "x" * 10_000, 1.0), limits=Limits())
 
     assert len(state.failure_detail) == 500
+
+
+def test_limits_that_would_forget_an_answer_before_it_is_read_are_refused() -> None:
+    with pytest.raises(ValueError, match="streams_kept_max is 31, less than calls_in_flight_max, 32"):
+        Limits(streams_kept_max=31)

@@ -7,7 +7,7 @@ from actors import messages as say
 from actors.ids import STANDALONE_STREAM
 from actors.link import About, Established
 from actors.state import Limits, SetupChange
-from tests.actors.making import Session, code, of, opened, outcome
+from tests.actors.making import Session, code, of, opened, outcome, problem
 
 
 def says(session: Session, about: jsonrpc.RequestId | About, cursor: str = "") -> int:
@@ -274,6 +274,35 @@ def test_setup_is_bounded_and_the_oldest_forgotten() -> None:
         set_up(session, key)
 
     assert list(session.state.setup) == ["c", "a", "d"]
+
+
+def test_setup_that_cannot_be_kept_is_refused_before_it_is_sent() -> None:
+    session = opened(limits=Limits(setup_bytes_max=300))
+    set_up(session, "a")
+    set_up(session, "b")
+    before = session.state.setup
+    effects = session.request("large", "x" * 200, setup=SetupChange("c", keep=True))
+
+    assert problem(effects) is say.Problem.REFUSED
+    assert not of(effects, say.SendUpstream)
+    assert session.state.setup == before
+
+
+def test_setup_in_flight_counts_as_kept() -> None:
+    session = opened(limits=Limits(setup_bytes_max=300))
+    session.request(1, "x" * 150, setup=SetupChange("a", keep=True))
+    effects = session.request(2, "x" * 150, setup=SetupChange("b", keep=True))
+
+    assert problem(effects) is say.Problem.REFUSED
+
+
+def test_setup_that_takes_the_place_of_its_like_is_not_counted_twice() -> None:
+    session = opened(limits=Limits(setup_bytes_max=300))
+    for id in range(5):
+        session.request(id, "x" * 150, setup=SetupChange("a", keep=True))
+        session.answer(id)
+
+    assert list(session.state.setup) == ["a"]
 
 
 # ---- cursors ----

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from actors import messages as say
+from actors.call_history import HistoryState
 from actors.portable_checks import Misfit
 from actors.portable_schema import encode_session
 from actors.portable_session import in_place_of, in_place_of_unreadable, kept_streams, read_portable, to_portable
 from actors.portable_session import to_records as to_records_with
-from actors.snapshots import from_snapshot, to_snapshot
+from actors.snapshots import from_snapshot, history_of, to_snapshot
 from actors.state import LogState, Metrics, SessionState, Stream
 from persistence.portable import SessionRecords
+from persistence.records import HISTORY_STREAM
 from tests.actors.making import NOW
 from tests.actors.portable_making import DEFAULTS, full_records, full_state, lived
 from tests.actors.test_evolve import steps
@@ -94,7 +96,8 @@ def test_numbers_bytes_and_texts_are_exact(
         values={text: raw},
         server_id=text,
     )
-    records = SessionRecords(to_snapshot(state), full_records().entries)
+    full = full_records()
+    records = SessionRecords(to_snapshot(state, history_of(full.snapshot)), full.entries)
     assert to_records(text_of(records)) == records
 
 
@@ -105,7 +108,7 @@ def test_every_kept_field_has_its_place_in_the_document() -> None:
     """
     records = full_records()
     nothing = to_records({"id": "x"}).snapshot
-    same = [key for key, value in records.snapshot.fields.items() if value == nothing.fields[key]]
+    same = [key for key, value in records.snapshot.fields.items() if value == nothing.fields.get(key)]
 
     # "opened" has two values only, and a session that says nothing has one of them: lives have the other.
     assert same == ["opened"], "give these a value of their own in full_state"
@@ -223,6 +226,10 @@ def entry(sequence: int, offset: int, stream: int = 0, **more: Any) -> dict[str,
     return {"sequence": sequence, "stream": stream, "offset": offset, "at": 1.0, "message": "{}", **more}
 
 
+def page(last: int, **more: Any) -> dict[str, Any]:
+    return {"last": last, "at": 1.0, "calls": [{"tool": "search", "startedAt": 1.0, "seconds": 0.5}]} | more
+
+
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
@@ -257,7 +264,7 @@ def test_what_takes_a_place_wins_over_what_has_it() -> None:
     state, before = from_snapshot(placed.snapshot), full_state()
 
     assert placed.trim_through == 5
-    assert [e.sequence for e in placed.entries] == [16, 17, 18]
+    assert [e.sequence for e in placed.entries[:3]] == [16, 17, 18]
     assert [(e.stream, e.offset, e.body) for e in placed.entries] == [
         (e.stream, e.offset, e.body) for e in records.entries
     ]
@@ -281,6 +288,40 @@ def test_an_unreadable_session_can_be_replaced() -> None:
 
     assert (state.revision, state.log.epoch) == (56, 100)
     assert placed.entries[0].sequence > placed.trim_through > 10**9
+
+
+def test_history_goes_on_behind_that_of_the_session_whose_place_it_takes() -> None:
+    former = to_snapshot(full_state(), HistoryState(101, 20, ((100, 5000),)))
+    placed = in_place_of(full_records(), former)
+
+    assert history_of(placed.snapshot) == HistoryState(168, 160, ((164, 900), (167, 300)))
+    assert [e.offset for e in placed.entries[3:]] == [164, 167]
+    assert [e.sequence - HISTORY_STREAM for e in placed.entries[3:]] == [164, 167]
+    assert placed.history_trim_through == HISTORY_STREAM + 100
+
+
+def test_session_without_a_history_takes_the_place_of_one_that_has_some() -> None:
+    former = to_snapshot(full_state(), HistoryState(101, 20, ((100, 5000),)))
+    placed = in_place_of(to_records({"id": full_state().session_id, "serverId": "wiki"}), former)
+
+    assert history_of(placed.snapshot) == HistoryState(101, 100)
+    assert placed.history_trim_through == HISTORY_STREAM + 100
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ({"nextNumber": 2, "pages": [page(2)]}, "history.pages[0].last: leaves no room"),
+        ({"nextNumber": 9, "pages": [page(1), page(1)]}, "history.pages[1].last: leaves no room"),
+        ({"nextNumber": 9, "pages": [page(3, calls=[])]}, "history.pages[0].calls: a page has at least one call"),
+        ({"nextNumber": 3, "trimmedThrough": 3}, "history.trimmedThrough: is not below nextNumber, 3"),
+        ({"pages": [page(1, calls=[{"tool": 7}])]}, "history.pages[0].calls[0].tool: expected a text"),
+    ],
+)
+def test_history_that_contradicts_itself_is_refused(history: dict[str, Any], words: str) -> None:
+    with pytest.raises(Misfit) as misfit:
+        to_records({"id": "x", "history": history})
+    assert words in str(misfit.value)
 
 
 def test_streams_with_events_are_those_that_are_read() -> None:

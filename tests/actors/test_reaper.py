@@ -54,6 +54,28 @@ def test_brake_lets_a_twentieth_go() -> None:
     assert brake(101, 200, rules) == 100
 
 
+def test_sessions_that_are_not_meant_to_last_know_no_brake() -> None:
+    rules = ReaperRules(brief_ttl_seconds_max=100.0)
+    brief, lasting = (
+        header("brief", expires=NOW, active=NOW - 100.0),
+        header("lasting", expires=NOW, active=NOW - 101.0),
+    )
+    found = find_due([brief, lasting], set(), NOW, rules)
+
+    assert (found.brief, found.due) == ((SessionId("brief"),), (SessionId("lasting"),))
+
+
+async def test_after_a_restart_all_clients_of_brief_sessions_may_stay_away(autojump_clock: MockClock) -> None:
+    """With the control: without the rule, the brake would keep them for an hour."""
+    for brief_ttl_seconds_max, left in ((100.0, 0), (0.0, 8)):
+        rules = ReaperRules(brake_sessions_min=3, brief_ttl_seconds_max=brief_ttl_seconds_max)
+        async with open_world(session_ttl_seconds=100.0, reaper_rules=rules) as world:
+            for _ in range(8):
+                await world.runtime.create()
+            await trio.sleep(200.0)
+            assert world.runtime.registry.statistics().sessions == left
+
+
 async def test_session_expires_after_its_time(autojump_clock: MockClock) -> None:
     disk = MemoryStore()
     async with open_world(disk=disk, session_ttl_seconds=100.0) as world:

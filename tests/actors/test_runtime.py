@@ -37,6 +37,16 @@ async def test_store_that_cannot_be_had_is_told_before_the_block(autojump_clock:
             pytest.fail("there is no store")
 
 
+async def test_index_that_cannot_be_read_is_told_before_the_block(autojump_clock: MockClock) -> None:
+    store = FaultyStore(MemoryStore())
+    store.on_operation = lambda name: store.begin_outage(StoreUnavailable("away")) if name == "scan" else None
+    with pytest.raises(StoreUnavailable, match="away"):
+        async with open_runtime(store):
+            pytest.fail("not all sessions are known")
+    with pytest.raises(trio.ClosedResourceError):
+        await store.probe()
+
+
 @pytest.mark.parametrize("error", [StoreBroken("fsync"), FenceLost("another owner")])
 async def test_store_that_must_not_be_written_any_more_ends_the_block(
     error: Exception, autojump_clock: MockClock

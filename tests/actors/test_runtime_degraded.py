@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.handle import SessionUnavailable
+from actors.handle import OutcomeUnknown
 from actors.registry import Draining, NotKnownYet, SessionNotFound
 from actors.runtime import Runtime, RuntimeOptions, leaves, open_runtime
 from persistence.memory import MemoryStore
@@ -55,9 +55,9 @@ async def test_refusing_they_are_told_that_it_is_in_doubt(autojump_clock: MockCl
     async with open_world() as world:
         session = await open_session(world)
         world.store.begin_outage(StoreUnavailable(AWAY))
-        with pytest.raises(SessionUnavailable):
+        with pytest.raises(OutcomeUnknown):
             await world.runtime.create()
-        with pytest.raises(SessionUnavailable):
+        with pytest.raises(OutcomeUnknown):
             async with session.update() as values:
                 values["step"] = 1
         assert world.runtime.degraded is None

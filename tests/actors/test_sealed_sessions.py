@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import messages as say
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from persistence.codec import Codec
 from persistence.memory import MemoryStore
-from persistence.store import Store
+from persistence.records import Fence
+from persistence.resealing import Resealable, Resealed, SealedWith
+from persistence.store import Store, StoreUnavailable
 from tests.actors.worlds import problem
+from tests.persistence.faulty import FaultyStore
 from tests.persistence.sealed_codecs import NEW_KEY, OLD_KEY, codec
 
 TTL_SECONDS = 100.0
@@ -82,9 +87,51 @@ async def test_without_its_mark_such_a_session_would_expire(
 ) -> None:
     disk = _Disk()
     session_id = await _make_session(disk, codec(OLD_KEY), "ada")
-    monkeypatch.setattr("actors.runtime._marked", lambda header, obstacles: header)
+    monkeypatch.setattr("actors.runtime.marked", lambda header, obstacles: header)
     await _sweep_past_its_time(disk, codec(NEW_KEY), session_id, monkeypatch)
     assert await disk.keyed(codec(OLD_KEY)).load(session_id) is None
+
+
+@pytest.mark.parametrize("absent", [False, True])
+async def test_a_missing_key_costs_no_session_where_the_store_degrades(
+    absent: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The marks come through the store in front; of one that is away at the start, with what it holds.
+    disk = _Disk()
+    session_id = await _make_session(disk, codec(OLD_KEY), "ada")
+    primary = _Sealed(disk.keyed(codec(NEW_KEY)))
+    if absent:
+        primary.begin_outage(StoreUnavailable("away"))
+    options = RuntimeOptions(restore=False, store_outage="degrade")
+    async with open_runtime(primary, options=options) as runtime:
+        primary.end_outage()
+        await trio.sleep(60)
+        assert [one.failure for one in runtime.registry.headers()] == ["key_missing"]
+        with monkeypatch.context() as later:
+            _let_time_pass(runtime, later)
+            assert runtime.reaper is not None
+            runtime.reaper.sweep()
+            await wait_all_tasks_blocked()
+        await runtime.settled()
+    assert await disk.keyed(codec(OLD_KEY)).load(session_id) is not None
+
+
+class _Sealed(FaultyStore):
+    """A store with outages that knows what it cannot open."""
+
+    async def obstacles(self) -> Mapping[str, str]:
+        return await self._operate("obstacles", self._resealable.obstacles)
+
+    async def sealed_with(self) -> Sequence[SealedWith]:
+        return await self._resealable.sealed_with()
+
+    async def reseal(self, fence: Fence, *, after: str = "") -> Resealed:
+        return await self._resealable.reseal(fence, after=after)
+
+    @property
+    def _resealable(self) -> Resealable:
+        assert isinstance(self.disk, Resealable)
+        return self.disk
 
 
 async def test_a_session_of_a_newer_version_is_kept_past_its_time(

@@ -84,10 +84,15 @@ def send(
     *,
     label: str = "",
     setup: SetupChange | None = None,
+    on_standalone: bool = False,
 ) -> OneShot[say.Outcome]:
     """Queue a request; its outcome comes later."""
     message = jsonrpc.request(id, method, params)
-    return session.actor().ask(lambda ticket: say.SendRequest(ticket, message, label, setup))
+
+    def make(ticket: int) -> say.Command:
+        return say.SendRequest(ticket, message, label, setup, on_standalone=on_standalone)
+
+    return session.actor().ask(make)
 
 
 def notify(

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from bench.__main__ import main
 from bench.commits import CommitsPlan, Committed, find_lost, report, summarize
 from bench.committing import Clients, OpenSubject, open_runtime, open_writer, stored_values
+from bench.places import Place
 
 
 def _committed(replies: int, lost: int = 0) -> Committed:
@@ -52,11 +53,13 @@ def test_a_lost_fact_is_a_problem_of_the_run() -> None:
 def test_what_a_subject_commits_is_there_when_the_store_is_opened_anew(
     open_subject: OpenSubject, tmp_path: Path
 ) -> None:
+    place = Place(f"sqlite:{tmp_path}/outlast.db")
+
     async def scenario() -> tuple[Clients, dict[int, object]]:
-        async with open_subject(tmp_path / "outlast.db", 5) as subject:
+        async with open_subject(place, 5) as subject:
             clients = Clients(5, subject)
             await clients.run(seconds=0.1, warm_up_seconds=0.02)
-        return clients, await stored_values(tmp_path / "outlast.db", subject.session_ids)
+        return clients, await stored_values(place, subject.session_ids)
 
     clients, stored = trio.run(scenario)
     assert stored == clients.acknowledged
@@ -65,12 +68,14 @@ def test_what_a_subject_commits_is_there_when_the_store_is_opened_anew(
 
 
 def test_a_value_that_the_store_does_not_keep_is_found_out(tmp_path: Path) -> None:
+    place = Place(f"sqlite:{tmp_path}/outlast.db")
+
     async def scenario() -> list[int]:
-        async with open_writer(tmp_path / "outlast.db", 2) as subject:
+        async with open_writer(place, 2) as subject:
             await subject.commit(0, 1)
             await subject.commit(1, 1)
         # client 1 was told of a second commit that never reached the store
-        return find_lost({0: 1, 1: 2}, await stored_values(tmp_path / "outlast.db", subject.session_ids))
+        return find_lost({0: 1, 1: 2}, await stored_values(place, subject.session_ids))
 
     assert trio.run(scenario) == [1]
 

@@ -237,7 +237,9 @@ class RawClient:
         async with transport:
             wire = h11.Connection(h11.CLIENT)
             head = h11.Request(
-                method=method, target=address.path, headers=self._headers(address.netloc, body, headers or {})
+                method=method,
+                target=f"{address.path}?{address.query}" if address.query else address.path,
+                headers=self._headers(address.netloc, body, headers or {}),
             )
             chunks = [wire.send(head), wire.send(h11.Data(data=body)), wire.send(h11.EndOfMessage())]
             with contextlib.suppress(trio.BrokenResourceError):  # it may have answered before it read all

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -18,9 +19,12 @@ import mcp_types as types
 from mcp import Client
 from mcp.client.context import ClientRequestContext
 from mcp.client.session import IncomingMessage
+from mcp.client.sse import sse_client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import FileUrl
 
+from tests.e2e.process import ROOT
 from tests.e2e.waiting import DEADLINE_SECONDS
 
 ROOT_URI = "file:///projects/outlast"
@@ -55,13 +59,14 @@ def unique_key() -> str:
 
 
 @contextlib.asynccontextmanager
-async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
-    """Connect the SDK's client to an endpoint; its session is deleted at the end of the block."""
+async def sdk_client(url: str, *, sse: bool = False) -> AsyncIterator[SdkPeer]:
+    """Connect the SDK's client to an endpoint; its session is deleted at the end of the block.
+
+    Args:
+      sse: speak HTTP+SSE, whose clients cannot delete sessions.
+    """
     session_ids: set[str] = set()
     methods: list[str] = []
-    notifications: list[types.ServerNotification] = []
-    logged: list[str] = []
-    prompts: list[str] = []
 
     async def on_request(request: httpx2.Request) -> None:
         if request.method == "POST":
@@ -70,6 +75,32 @@ async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
     async def on_response(response: httpx2.Response) -> None:
         if "mcp-session-id" in response.headers:
             session_ids.add(response.headers["mcp-session-id"])
+
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
+    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False) as http:
+        transport: Any = streamable_http_client(url, http_client=http)
+        if sse:
+            transport = sse_client(url, timeout=DEADLINE_SECONDS, on_session_created=session_ids.add)
+        async with _connected(transport, session_ids, methods) as peer:
+            yield peer
+    # The SDK's client drops its response readers half-read. Collected here, they warn in the test that
+    # made them (conftest.py lets exactly that warning pass), not in one that comes later.
+    gc.collect()
+
+
+@contextlib.asynccontextmanager
+async def sdk_stdio_client(module: str, *arguments: str) -> AsyncIterator[SdkPeer]:
+    """Have the SDK's client start a module as its server, over stdio; it is ended at the end of the block."""
+    command = StdioServerParameters(command=sys.executable, args=["-m", module, *arguments], cwd=ROOT)
+    async with _connected(stdio_client(command), set(), []) as peer:
+        yield peer
+
+
+@contextlib.asynccontextmanager
+async def _connected(transport: Any, session_ids: set[str], methods: list[str]) -> AsyncIterator[SdkPeer]:
+    notifications: list[types.ServerNotification] = []
+    logged: list[str] = []
+    prompts: list[str] = []
 
     async def on_message(message: IncomingMessage) -> None:
         if not isinstance(message, Exception):
@@ -94,20 +125,15 @@ async def sdk_client(url: str) -> AsyncIterator[SdkPeer]:
     async def on_roots(context: ClientRequestContext) -> types.ListRootsResult:
         return types.ListRootsResult(roots=[types.Root(uri=FileUrl(ROOT_URI))])
 
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
-    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False) as http:
-        client = Client(
-            streamable_http_client(url, http_client=http),
-            mode="legacy",
-            read_timeout_seconds=DEADLINE_SECONDS,
-            message_handler=on_message,
-            logging_callback=on_log,
-            sampling_callback=on_sampling,
-            elicitation_callback=on_elicitation,
-            list_roots_callback=on_roots,
-        )
-        async with client:
-            yield SdkPeer(client, session_ids, methods, notifications, logged, prompts)
-    # The SDK's client drops its response readers half-read. Collected here, they warn in the test that
-    # made them (conftest.py lets exactly that warning pass), not in one that comes later.
-    gc.collect()
+    client = Client(
+        transport,
+        mode="legacy",
+        read_timeout_seconds=DEADLINE_SECONDS,
+        message_handler=on_message,
+        logging_callback=on_log,
+        sampling_callback=on_sampling,
+        elicitation_callback=on_elicitation,
+        list_roots_callback=on_roots,
+    )
+    async with client:
+        yield SdkPeer(client, session_ids, methods, notifications, logged, prompts)

@@ -24,19 +24,21 @@ class Upstream:
         *,
         event_store: bool = False,
         json_answers: bool = False,
+        sse: bool = False,
         module: str = MODULE,
         flags: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(directory)
         self._module = module
-        self._flags = ["--event-store"] * event_store + ["--json"] * json_answers + [*flags]
+        self._flags = ["--event-store"] * event_store + ["--json"] * json_answers + ["--sse"] * sse + [*flags]
+        self._path = "/sse" if sse else "/mcp"
         self._port = 0
         self._process: ChildProcess | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/mcp"
+        return f"http://127.0.0.1:{self._port}{self._path}"
 
     @property
     def target(self) -> str:

@@ -1,6 +1,6 @@
 """A real MCP server, built on the public SDK, to stand behind the gateway: over HTTP or stdio.
 
-    python -m tests.e2e.upstream_server --journal DIRECTORY [--port 0] [--json] [--event-store] [--stdio]
+    python -m tests.e2e.upstream_server --journal DIRECTORY [--port 0] [--json] [--event-store] [--sse] [--stdio]
 
 Over HTTP it prints one line, `port N`, when it takes connections. Every method it sees and every tool it
 runs goes to the journal. What it remembers of a session (counter, log level, subscriptions) is in memory.
@@ -22,13 +22,14 @@ import uvicorn
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
+from mcp.server.sse import SseServerTransport
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.e2e.journal import Journal
 from tests.e2e.upstream_tools import TOOLS, Call, Context, Memory, wait_released
@@ -80,7 +81,9 @@ class UpstreamServer:
 
     def _memory(self, context: Context) -> Memory:
         """Over stdio there is one session, and no request to read its id from."""
-        session_id = "" if context.request is None else context.request.headers.get("mcp-session-id", "")
+        request = context.request
+        in_url = "" if request is None else request.query_params.get("session_id", "")  # HTTP+SSE
+        session_id = in_url if request is None else request.headers.get("mcp-session-id", in_url)
         return self._memories.setdefault(session_id, Memory())
 
     async def _note(self, ctx: Context, call_next: CallNext) -> HandlerResult:  # "ctx" is the SDK's protocol
@@ -182,6 +185,28 @@ def http_application(server: UpstreamServer, *, json_answers: bool, resumable: b
     return Starlette(routes=[Route("/mcp", endpoint=StreamableHTTPASGIApp(sessions))], lifespan=lifespan)
 
 
+class _SsePath:
+    """The GET of HTTP+SSE: a class, since routes take anything else than an ASGI app for a function of a request."""
+
+    def __init__(self, server: UpstreamServer, transport: SseServerTransport) -> None:
+        self._protocol = server.protocol
+        self._transport = transport
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._transport.connect_sse(scope, receive, send) as (reading, writing):
+            await self._protocol.run(reading, writing, self._protocol.create_initialization_options())
+
+
+def sse_application(server: UpstreamServer) -> Starlette:
+    """Make the ASGI application that serves MCP over HTTP+SSE at /sse and /messages/, and nothing else."""
+    transport = SseServerTransport("/messages/")
+    paths = [
+        Route("/sse", endpoint=_SsePath(server, transport), methods=["GET"]),
+        Mount("/messages/", app=transport.handle_post_message),
+    ]
+    return Starlette(routes=paths)
+
+
 async def serve_http(application: ASGIApp, port: int) -> None:
     """Serve until killed, and print the port once it takes connections."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -205,6 +230,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="answer with JSON bodies instead of streams")
     parser.add_argument("--event-store", action="store_true", help="let streams be resumed")
+    parser.add_argument("--sse", action="store_true", help="speak HTTP+SSE of 2024-11-05")
     parser.add_argument("--stdio", action="store_true")
     arguments = parser.parse_args()
     journal = Journal(arguments.journal)
@@ -213,7 +239,10 @@ async def main() -> None:
     if arguments.stdio:
         await serve_stdio(server)
         return
-    application = http_application(server, json_answers=arguments.json, resumable=arguments.event_store)
+    if arguments.sse:
+        application = sse_application(server)
+    else:
+        application = http_application(server, json_answers=arguments.json, resumable=arguments.event_store)
     await serve_http(application, arguments.port)
 
 

@@ -14,7 +14,16 @@ from actors.state import LogState, SessionState, Stream
 from persistence.leases import Lease
 from persistence.memory import MemoryStore
 from persistence.portable import SessionRecords
-from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
+from persistence.records import (
+    HISTORY_STREAM,
+    Batch,
+    Fence,
+    LogEntry,
+    Quarantined,
+    Snapshot,
+    SnapshotHeader,
+    StoreHealth,
+)
 from tests.actors.making import fresh_state
 
 EVENTS = 3
@@ -57,7 +66,7 @@ async def contents(store: MemoryStore) -> dict[str, tuple[Snapshot, Sequence[Log
         assert snapshot is not None
         log = [
             entry
-            for stream in range(3)
+            for stream in (0, 1, 2, HISTORY_STREAM)
             for entry in await store.read_log(header.session_id, stream=stream, after=0, limit=1000)
         ]
         found[header.session_id] = (snapshot, sorted(log, key=lambda entry: entry.sequence))

@@ -21,7 +21,15 @@ from outlast.preflight import check_start
 from outlast.settings import Settings
 from outlast.targets import StdioTarget
 from outlast.urls import Address
-from persistence.store import FenceLost, StoreBroken, StoreFull, StoreInUse, StoreInvalid, StoreUnavailable
+from persistence.store import (
+    FenceLost,
+    StoreBroken,
+    StoreFull,
+    StoreInUse,
+    StoreInvalid,
+    StoreReplaced,
+    StoreUnavailable,
+)
 from tests.outlast.fake_gateway import FakeGateway, failing
 
 SERVER = ("--server", "stdio:sh")  # a program that is everywhere
@@ -163,6 +171,7 @@ def test_a_store_where_this_user_may_not_write_is_refused(place: Path) -> None:
         (StoreUnavailable("no route"), 2, "cannot be reached"),
         (StoreFull("no space left"), 2, "no room"),
         (StoreBroken("fsync: EIO"), 3, "device failed"),
+        (StoreReplaced("redis was emptied"), 3, "contents have gone: redis was emptied; bring them back"),
         (PermissionError(errno.EACCES, "Permission denied", "data"), 2, "may not listen"),
         (OSError(errno.EROFS, "Read-only file system", "data"), 2, "cannot start"),
         (StartRefused("say this"), 2, "say this"),

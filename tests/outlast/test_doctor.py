@@ -12,6 +12,7 @@ import attrs
 import pytest
 import trio
 
+from actors.store_use import EVENT_STORE_SERVER_ID
 from outlast import finding
 from outlast.at_rest import codec_of
 from outlast.cli import main
@@ -21,6 +22,7 @@ from outlast.finding import Finding, State
 from outlast.keygen import make_key
 from outlast.settings import Settings
 from outlast.sources import load_settings
+from persistence.records import Batch, Snapshot, SnapshotHeader
 from persistence.sqlite import SqliteStore
 
 NOW = CLOCK_EARLIEST_UNIX_S + 1e7
@@ -114,6 +116,16 @@ async def test_a_file_that_is_no_store_is_found_and_not_touched(tmp_path: Path) 
     (tmp_path / "outlast.db").write_bytes(b"something else" * 100)
     assert (await found(settings_of(tmp_path)))["store"].state is State.DOWN
     assert (tmp_path / "outlast.db").read_bytes() == b"something else" * 100
+
+
+async def test_the_store_of_an_sdk_server_is_found(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "outlast.db")
+    header = SnapshotHeader("hers", 1, EVENT_STORE_SERVER_ID, "", "", 0.0, 1e10)
+    await store.commit(Batch(await store.claim("an SDK server"), snapshots=(Snapshot(header, {}),)))
+    await store.aclose()
+    said = (await found(settings_of(tmp_path)))["store"]
+    assert said.state is State.DOWN
+    assert "servers on the MCP SDK" in said.said
 
 
 async def test_a_server_that_is_not_there_is_found(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ async def test_an_ended_id_does_not_come_back_and_that_is_told() -> None:
 async def test_a_store_that_fails_in_the_middle_has_whole_sessions_and_can_be_gone_over() -> None:
     text = await exported(EndlessStore(3 * BATCH_SESSIONS))
     store = FaultyStore(MemoryStore())
-    store.fail(4, StoreFull("no room"))  # scan, claim, commit, commit
+    store.fail(5, StoreFull("no room"))  # scan (whose it is), scan (which ids), claim, commit, commit
     with pytest.raises(StoreFull) as full:
         await import_sessions(store, text)
 

@@ -375,7 +375,7 @@ def test_no_secret_is_in_the_repr() -> None:
         f"https://:x/{SECRET}@mcp.example/mcp",
         f"https://mcp.example/mcp?key={SECRET}#part",
         f"https://mcp.example:port/?key={SECRET}",
-        f"ws://mcp.example/?key={SECRET}",
+        f"ws:mcp.example/?key={SECRET}",
         f"stdio:tool --token '{SECRET}",
         f"stdio: tool --token '{SECRET}",
         f"gopher://me:{SECRET}@mcp.example",

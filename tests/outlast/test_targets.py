@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from outlast.kinds import Refused
 from outlast.targets import (
     HttpTarget,
+    SseTarget,
     StdioTarget,
     Target,
+    WebSocketTarget,
     missing_commands,
     parse_target,
     read_servers,
@@ -27,6 +29,10 @@ from outlast.urls import Address, local_url, read_address, redacted
         ("http://127.0.0.1:3000/mcp?x=1", HttpTarget("http://127.0.0.1:3000/mcp?x=1")),
         ("http://[::1]:3000/mcp", HttpTarget("http://[::1]:3000/mcp")),
         (" HTTPS://mcp.example ", HttpTarget("HTTPS://mcp.example")),
+        ("sse+https://mcp.example/sse", SseTarget("https://mcp.example/sse")),
+        ("SSE+HTTP://127.0.0.1:3000/sse", SseTarget("HTTP://127.0.0.1:3000/sse")),
+        ("ws://127.0.0.1:3000/ws", WebSocketTarget("ws://127.0.0.1:3000/ws")),
+        ("wss://mcp.example/ws?x=1", WebSocketTarget("wss://mcp.example/ws?x=1")),
         ("stdio:mcp-server-time", StdioTarget(("mcp-server-time",))),
         ("stdio:uvx 'my server' --x=a:b", StdioTarget(("uvx", "my server", "--x=a:b"))),
         ("stdio: npx -y tool", StdioTarget(("npx", "-y", "tool"))),
@@ -39,9 +45,10 @@ def test_a_target_is_understood(text: str, target: Target) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("sse+https://mcp.example/sse", "not in this version"),
-        ("ws://mcp.example/ws", "not in this version"),
-        ("wss://mcp.example/ws", "not in this version"),
+        ("sse+https://user:secret@mcp.example/sse", "user and password"),
+        ("sse+ftp://mcp.example", "no kind of server"),
+        ("ws:mcp.example/ws", "names no host"),
+        ("wss://user@mcp.example/ws", "user and password"),
         ("mcp.example/mcp", "names no kind of server"),
         ("uvx mcp-server-time", "names no kind of server"),
         ("ftp://mcp.example", "'ftp' is no kind of server"),
@@ -68,7 +75,12 @@ def test_a_target_that_cannot_be_served_is_refused(text: str, problem: str) -> N
 @given(st.text() | st.sampled_from(["http", "https", "stdio"]).flatmap(lambda s: st.text().map(f"{s}:".__add__)))
 def test_any_text_is_a_target_or_refused(text: str) -> None:
     with contextlib.suppress(Refused):
-        assert isinstance(parse_target(text), HttpTarget | StdioTarget)
+        assert isinstance(parse_target(text), Target)
+
+
+def test_a_target_is_shown_without_its_secrets() -> None:
+    assert str(SseTarget("https://mcp.example/sse?key=hunter2")) == "sse+https://mcp.example/sse?***"
+    assert "hunter2" not in repr(SseTarget("https://mcp.example/sse?key=hunter2"))
 
 
 def test_a_lone_target_needs_no_name() -> None:
@@ -88,9 +100,14 @@ def test_a_name_that_is_no_path_segment_is_refused() -> None:
     assert list(read_servers({"x" * 64: "stdio:x", "a.b_c-1": "stdio:x"})) == ["x" * 64, "a.b_c-1"]
 
 
+def test_the_mark_of_event_stores_is_no_server_s_name() -> None:
+    with pytest.raises(Refused, match="choose another"):
+        read_servers(("mcp-sdk-events=stdio:x",))
+
+
 def test_every_wrong_server_is_named() -> None:
     with pytest.raises(Refused) as caught:
-        read_servers(("a=ws://x", "b=stdio:x", "a b=stdio:x", "b=stdio:y"))
+        read_servers(("a=ws:x", "b=stdio:x", "a b=stdio:x", "b=stdio:y"))
 
     assert len(caught.value.problems) == 3
 

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from persistence.codec import Codec, Unencodable
 from persistence.partitions import partition_of
-from persistence.records import Batch, Fence, SnapshotHeader, Trim
+from persistence.records import HISTORY_STREAM, Batch, Fence, SnapshotHeader, Trim
 from persistence.store import FenceLost, SnapshotCorrupt, SnapshotTooNew, Store
-from tests.persistence.making import entry, snapshot, tombstone
+from tests.persistence.making import entry, page, snapshot, tombstone
 from tests.persistence.places import Place
 
 
@@ -141,6 +141,32 @@ async def test_trimming_forgets_one_log_up_to_a_sequence(store: Store, fence: Fe
     await store.commit(Batch(fence, (), (entry("s", 5),), (Trim("s", 3), Trim("unknown", 9))))
     assert await store.read_log("s", stream=0, after=0, limit=10) == [entry("s", 4), entry("s", 5)]
     assert len(await store.read_log("t", stream=0, after=0, limit=10)) == 4
+
+
+async def test_history_is_a_log_of_its_own_beside_the_events(store: Store, fence: Fence) -> None:
+    await store.commit(Batch(fence, (snapshot(),), (page(number=3), entry(sequence=1), page(number=7))))
+    await store.commit(Batch(fence, (), (entry(sequence=2), page(number=7, body=b"again"), page(number=8))))
+    assert await store.read_log("s", stream=0, after=0, limit=10) == [entry(sequence=1), entry(sequence=2)]
+    pages = await store.read_log("s", stream=HISTORY_STREAM, after=0, limit=10)
+    assert pages == [page(number=3), page(number=7), page(number=8)]
+    assert await store.read_log("s", stream=HISTORY_STREAM, after=3, limit=1) == [page(number=7)]
+
+
+async def test_trimming_events_leaves_history_and_the_other_way_round(store: Store, fence: Fence) -> None:
+    entries = tuple(entry(sequence=n) for n in range(1, 5)) + tuple(page(number=n) for n in range(1, 5))
+    await store.commit(Batch(fence, (snapshot(),), entries))
+    await store.commit(Batch(fence, (), (), (Trim("s", 2),)))
+    assert len(await store.read_log("s", stream=HISTORY_STREAM, after=0, limit=10)) == 4
+    await store.commit(Batch(fence, (), (), (Trim("s", 3), Trim("s", HISTORY_STREAM + 3))))
+    assert await store.read_log("s", stream=0, after=0, limit=10) == [entry(sequence=4)]
+    assert await store.read_log("s", stream=HISTORY_STREAM, after=0, limit=10) == [page(number=4)]
+
+
+async def test_the_history_of_an_ended_session_is_gone(store: Store, fence: Fence) -> None:
+    await store.commit(Batch(fence, (snapshot(),), (page(),)))
+    await store.commit(Batch(fence, (), (), (), (tombstone(),)))
+    await store.commit(Batch(fence, (), (page(number=2),)))
+    assert await store.read_log("s", stream=HISTORY_STREAM, after=0, limit=10) == []
 
 
 async def test_an_ended_session_is_gone_and_cannot_come_back(store: Store, fence: Fence) -> None:

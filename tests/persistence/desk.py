@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 import trio
 
-from persistence.records import Snapshot
-from persistence.writer import Receipt, Writer
+from persistence.records import LogEntry, Snapshot
+from persistence.writer import Frozen, Receipt, Writer
 from tests.persistence.faulty import FaultyStore
 from tests.persistence.making import snapshot, tombstone
 
@@ -29,8 +29,9 @@ class Desk:
             session_id, revision, self.freeze(session_id, revision), receipt=self.receipts.append, **more
         )
 
-    def submit_soft(self, session_id: str, revision: int) -> None:
-        self.writer.submit_soft(session_id, revision, self.freeze(session_id, revision))
+    def submit_soft(self, session_id: str, revision: int, *riders: LogEntry) -> None:
+        freeze = self.freeze(session_id, revision)
+        self.writer.submit_soft(session_id, revision, (lambda: Frozen(freeze(), riders)) if riders else freeze)
 
     def bury(self, session_id: str) -> None:
         self.writer.bury(tombstone(session_id), self.receipts.append)

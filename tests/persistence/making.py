@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from persistence.records import LogEntry, Snapshot, SnapshotHeader, Tombstone
+from persistence.records import HISTORY_STREAM, LogEntry, Snapshot, SnapshotHeader, Tombstone
 
 
 def snapshot(
@@ -19,6 +19,11 @@ def entry(
 ) -> LogEntry:
     position = sequence if offset is None else offset
     return LogEntry(session_id, sequence, stream, position, 1000.0 + sequence, body or b"message %d" % sequence)
+
+
+def page(session_id: str = "s", number: int = 1, *, body: bytes = b"") -> LogEntry:
+    """Make an entry of a session's history."""
+    return entry(session_id, HISTORY_STREAM + number, stream=HISTORY_STREAM, offset=number, body=body)
 
 
 def tombstone(session_id: str = "s", reason: str = "ended") -> Tombstone:

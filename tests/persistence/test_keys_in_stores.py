@@ -7,36 +7,50 @@ nobody to come back to it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from persistence import redis_resealing
 from persistence.canary import CANARY
 from persistence.codec import Codec, KeyMissing, SecretsNeedKey
 from persistence.memory import MemoryStore
 from persistence.opening import open_store
-from persistence.records import Batch, Fence
+from persistence.records import HISTORY_STREAM, Batch, Fence
+from persistence.redis import RedisStore
 from persistence.resealing import PAGE_RECORDS, Resealable, Resealed, SealedWith
 from persistence.sqlite import SqliteStore
 from persistence.store import FenceLost, SnapshotTooNew, StoreInvalid, StoreUnavailable
 from tests.persistence.making import entry, snapshot
-from tests.persistence.places import MemoryPlace, SqlitePlace, execute
+from tests.persistence.places import MemoryPlace, RedisPlace, SqlitePlace, execute
+from tests.persistence.redis_servers import RedisServer, running
 from tests.persistence.sealed_codecs import CODECS, NEW_KEY, OLD_KEY, OTHER_KEY, codec
 
-Place = MemoryPlace | SqlitePlace
-KeyedStore = MemoryStore | SqliteStore
+Place = MemoryPlace | SqlitePlace | RedisPlace
+KeyedStore = MemoryStore | SqliteStore | RedisStore
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    with running(server):
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("server")
+        return RedisPlace(server.url)
     return MemoryPlace() if request.param == "memory" else SqlitePlace(tmp_path)
 
 
 @pytest.fixture
 async def store(place: Place) -> AsyncIterator[KeyedStore]:
     opened = await place.open()
-    assert isinstance(opened, MemoryStore | SqliteStore)
+    assert isinstance(opened, MemoryStore | SqliteStore | RedisStore)
     yield opened
     await opened.aclose()
 
@@ -91,8 +105,26 @@ async def test_a_snapshot_whose_key_is_missing_stays_as_it_is(place: Place, stor
     assert await store.load("s") == snapshot()
 
 
+async def test_calls_of_the_history_are_counted_and_rewritten_like_events(
+    place: Place, store: KeyedStore, fence: Fence
+) -> None:
+    place.use_codec(store, codec(OLD_KEY))
+    pages = [entry(sequence=HISTORY_STREAM + n, stream=HISTORY_STREAM, offset=n, body=b"call") for n in range(1, 16)]
+    events = [entry(sequence=n, offset=n) for n in range(1, 4)]
+    await store.commit(Batch(fence, (snapshot(),), (*events, *pages)))
+    assert _counts(await store.sealed_with()) == {OLD_KEY.id: (1, 18)}
+    place.use_codec(store, codec(NEW_KEY, OLD_KEY))
+    assert (await _reseal_all(store, fence))[:2] == (19, 0)
+    assert _counts(await store.sealed_with()) == {NEW_KEY.id: (1, 18)}
+    place.use_codec(store, codec(NEW_KEY))
+    assert await store.read_log("s", stream=HISTORY_STREAM, after=0, limit=99) == pages
+    assert await store.read_log("s", stream=0, after=0, limit=99) == events
+
+
 def _steps(store: KeyedStore) -> int:
-    return 4 if isinstance(store, SqliteStore) else 1  # a page of each table, and that there is none after it
+    if isinstance(store, SqliteStore):
+        return 4  # a page of each table, and that there is none after it
+    return 2 if isinstance(store, RedisStore) else 1  # the partition's, and that there is nothing in those after it
 
 
 async def test_secrets_are_refused_by_a_store_without_a_key(place: Place, store: KeyedStore, fence: Fence) -> None:
@@ -148,6 +180,8 @@ async def test_rewriting_puts_everything_under_the_newest_key(place: Place, stor
         assert await store.load(f"session {n}") == snapshot(f"session {n}")
     assert len(await store.read_log("session 0", stream=0, after=0, limit=9)) == 2
     headers, _ = await store.scan()
+    if isinstance(store, RedisStore):
+        headers = sorted(headers, key=lambda header: int(header.session_id.removeprefix("session ")))
     assert headers == [snapshot(f"session {n}").header for n in range(number)]
 
 
@@ -193,6 +227,50 @@ async def test_large_records_are_rewritten_few_at_a_time(tmp_path: Path) -> None
     after = (await store.reseal(fence)).after  # there are no snapshots
     assert after is not None
     assert (await store.reseal(fence, after=after)) == Resealed("entry:2", 2, 0)  # 6 MiB, where 4 are enough
+    await store.aclose()
+
+
+async def test_large_records_on_redis_are_rewritten_few_at_a_time(server: RedisServer) -> None:
+    place = RedisPlace(server.url)
+    store = await place.open()
+    assert isinstance(store, RedisStore)
+    fence = await store.claim("test")
+    for n in range(1, 6):
+        await store.commit(Batch(fence, (snapshot("s", n),), (entry("s", n, body=bytes(3 << 20)),)))
+    place.use_codec(store, codec(NEW_KEY))
+    after: str | None = ""
+    steps = []
+    while after is not None:
+        step = await store.reseal(fence, after=after)
+        after = step.after
+        steps.append(step.rewritten)
+    assert steps == [3, 2, 1, 0], "the snapshot and 6 MiB, where 4 are enough"
+    assert await store.read_log("s", stream=0, after=0, limit=9) == [
+        entry("s", n, body=bytes(3 << 20)) for n in range(1, 6)
+    ]
+    await store.aclose()
+
+
+async def test_what_expires_while_it_is_rewritten_stays_gone(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = RedisPlace(server.url)
+    store = await place.open()
+    assert isinstance(store, RedisStore)
+    fence = await store.claim("test")
+    await store.commit(Batch(fence, (snapshot("s"),), (entry("s", 1), entry("s", 2))))
+    place.use_codec(store, codec(NEW_KEY))
+    reseal = redis_resealing._resealed
+
+    def meanwhile(*arguments: Any) -> Any:
+        server.ask("DEL", place.key("s", "s"))
+        server.ask("LPOP", place.key("l", "s"))
+        return reseal(*arguments)
+
+    monkeypatch.setattr(redis_resealing, "_resealed", meanwhile)
+    await store.reseal(fence)
+    assert await store.load("s") is None
+    assert await store.read_log("s", stream=0, after=0, limit=9) == [entry("s", 2)]
     await store.aclose()
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from persistence.codec import Codec
 from persistence.records import Batch, Fence
-from persistence.redis_keeper import RedisKeeper
+from persistence.redis_asking import RedisAsker
+from persistence.redis_commits import RedisCommits
 from persistence.redis_nodes import Call, Declined, Endpoint, Nodes
 from persistence.redis_records import slot_of
 from persistence.redis_url import RedisPlace
-from persistence.store import StoreBroken, StoreError, StoreFull, StoreInvalid, StoreUnavailable
+from persistence.store import StoreError, StoreFull, StoreInvalid, StoreReplaced, StoreUnavailable
 from tests.persistence.making import snapshot
 
 A, B = Endpoint("a", 1), Endpoint("b", 2)
@@ -30,6 +31,7 @@ class FakeServer:
     down: bool = False
     waiting: list[Words] = attrs.field(factory=list)
     closed: int = 0
+    opened: int = 1
 
     def send(self, commands: Sequence[Words]) -> None:
         if self.down:
@@ -189,8 +191,8 @@ REFUSALS: list[tuple[Declined, type[StoreError], type[StoreError]]] = [
     (Declined("NOSCRIPT", "No matching script"), StoreUnavailable, StoreUnavailable),
     (Declined("NOAUTH", "Authentication required."), StoreUnavailable, StoreInvalid),
     (Declined("NOPERM", "no permissions"), StoreUnavailable, StoreInvalid),
-    (Declined("WRONGTYPE", "Operation against"), StoreBroken, StoreInvalid),
-    (Declined("ERR", "user_script:1: oh"), StoreBroken, StoreInvalid),
+    (Declined("WRONGTYPE", "Operation against"), StoreReplaced, StoreInvalid),
+    (Declined("ERR", "user_script:1: oh"), StoreReplaced, StoreInvalid),
 ]
 
 
@@ -199,10 +201,11 @@ def test_refusals_are_told_apart_by_who_has_to_act(
     declined: Declined, serving: type[StoreError], starting: type[StoreError]
 ) -> None:
     world = World()
-    keeper = RedisKeeper(RedisPlace(scheme="redis", host="h"), world.nodes(), Codec(), lambda script: script, 1000)
+    asker = RedisAsker(RedisPlace(scheme="redis", host="h"), world.nodes(), lambda script: script)
+    commits = RedisCommits(asker, tombstones_max=1000)
     for uuid, expected in (("", starting), ("opened", serving)):
-        keeper._uuid = uuid
+        asker.uuid = uuid
         world.first.answers = [declined]
         with pytest.raises(expected, match=declined.text.split(" ")[0]) as caught:
-            keeper.commit(Batch(Fence("a", 1, "n"), (snapshot(),)))
+            commits.commit(Batch(Fence("a", 1, "n"), (snapshot(),)), Codec())
         assert type(caught.value) is expected

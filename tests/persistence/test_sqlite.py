@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from persistence import sqlite as sqlite_module
-from persistence import sqlite_file
+from persistence import sqlite_connection, sqlite_file
 from persistence.codec import Codec
 from persistence.opening import open_store
 from persistence.records import Batch
@@ -19,6 +19,7 @@ from persistence.sqlite import SqliteStore
 from persistence.store import (
     FenceLost,
     LeaseHeld,
+    StoreBroken,
     StoreError,
     StoreInUse,
     StoreInvalid,
@@ -216,19 +217,27 @@ async def test_a_path_that_cannot_be_leaves_nothing_behind(tmp_path: Path) -> No
 
 
 async def test_a_store_that_cannot_be_filled_leaves_nothing_behind(tmp_path: Path) -> None:
-    with file_size_limit(8192), pytest.raises(StoreError):
+    with file_size_limit(8192), pytest.raises(StoreBroken):
         await SqliteStore.open(tmp_path / "a" / "b" / "outlast.db")
     assert os.listdir(tmp_path) == []
 
 
+async def test_a_device_that_fails_at_the_opening_is_not_merely_away(path: Path) -> None:
+    sqlite_file.create(path, sqlite_connection.fill)  # the first opening writes to it
+    with file_size_limit(0), pytest.raises(StoreBroken, match="IOERR_WRITE"):
+        await SqliteStore.open(path)
+    store = await SqliteStore.open(path)
+    await store.aclose()
+
+
 async def test_of_two_first_starts_one_makes_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill = sqlite_module._fill
+    fill = sqlite_connection.fill
 
     def fill_late(draft: Path) -> None:
         fill(draft)
         path.write_bytes(b"the other one was faster")
 
-    monkeypatch.setattr(sqlite_module, "_fill", fill_late)
+    monkeypatch.setattr(sqlite_module, "fill", fill_late)
     with pytest.raises(StoreInvalid):
         await SqliteStore.open(path)
     assert read(path) == b"the other one was faster"

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 
 from persistence import sqlite as sqlite_module
+from persistence import sqlite_room
 from persistence.records import Batch, Snapshot, Trim
 from persistence.sqlite import SqliteStore
 from persistence.store import (
@@ -73,7 +74,9 @@ async def test_what_makes_room_is_written_with_the_ballast_s(path: Path, monkeyp
     count = await _fill_up(store, lambda n: Batch(fence, (_large(f"session {n}"),)))
     connection = store._database._connection
     monkeypatch.setattr(
-        store._database._ballast, "drop", lambda: bool(connection.execute("PRAGMA max_page_count = 200").fetchall())
+        store._database.room._ballast,
+        "drop",
+        lambda: bool(connection.execute("PRAGMA max_page_count = 200").fetchall()),
     )
     large_burial = Batch(fence, (), (), (), tuple(tombstone(f"{n} {'x' * 500}") for n in range(200)))
     with pytest.raises(StoreFull):  # what makes no room must not have the ballast
@@ -89,7 +92,7 @@ async def test_without_ballast_not_even_an_end_can_be_written(path: Path, monkey
     store = await SqliteStore.open(path, pages_max=100)
     fence = await store.claim("test")
     await _fill_up(store, lambda n: Batch(fence, (_large(f"session {n}"),)))
-    monkeypatch.setattr(store._database._ballast, "drop", lambda: False)
+    monkeypatch.setattr(store._database.room._ballast, "drop", lambda: False)
     with pytest.raises(StoreFull):
         await store.commit(Batch(fence, (), (), (), tuple(tombstone(f"{n} {'x' * 500}") for n in range(200))))
     await store.aclose()
@@ -174,14 +177,14 @@ async def _wal_bytes_after_much_writing(store: Store, path: Path) -> int:
 
 
 async def test_the_write_ahead_log_stays_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_module, "_WAL_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(sqlite_room, "LOG_BYTES_MAX", 1 << 20)
     store = await SqliteStore.open(path)
     assert await _wal_bytes_after_much_writing(store, path) < 4 << 20
     await store.aclose()
 
 
 async def test_without_checkpoints_the_write_ahead_log_grows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_module, "_WAL_BYTES_MAX", 1 << 40)
+    monkeypatch.setattr(sqlite_room.Room, "log_bytes_max", 1 << 40)
     store = await SqliteStore.open(path)
     assert await _wal_bytes_after_much_writing(store, path) > 20 << 20
     await store.aclose()

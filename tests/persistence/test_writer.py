@@ -18,7 +18,7 @@ from persistence.store import StoreUnavailable
 from persistence.writer import Receipt, Writer
 from tests.persistence.desk import Desk, open_desk
 from tests.persistence.faulty import FaultyStore
-from tests.persistence.making import entry, snapshot, tombstone
+from tests.persistence.making import entry, page, snapshot, tombstone
 
 pytestmark = pytest.mark.jumping_time
 
@@ -184,6 +184,14 @@ async def test_a_soft_fact_is_part_of_a_later_hard_one(desk: Desk) -> None:
     await trio.sleep(5)
     assert desk.batches == [[("s", 3)]]
     assert desk.durable == [("s", 2)]
+
+
+async def test_what_rides_along_is_in_the_batch_of_its_snapshot(desk: Desk) -> None:
+    desk.submit_soft("soft", 1, page("soft", 1), page("soft", 2))
+    desk.submit("hard", 1, entries=(entry("hard"),))
+    await trio.sleep(1.1)
+    (batch,) = desk.store.commits
+    assert batch.entries == (entry("hard"), page("soft", 1), page("soft", 2))
 
 
 async def test_soft_facts_do_not_count_in_the_backlog(desk: Desk) -> None:

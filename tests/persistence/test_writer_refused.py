@@ -150,6 +150,16 @@ async def test_ends_pass_even_when_trims_do_not(desk: Desk) -> None:
     assert desk.durable == [("ends", 0)]
 
 
+async def test_where_not_all_ends_fit_some_pass(desk: Desk) -> None:
+    desk.store.disk.commit = _full_when(lambda batch: len(batch.tombstones) > 2, desk.store.disk.commit)  # type: ignore[method-assign, assignment]
+    for number in range(9):
+        desk.bury(f"ends-{number}")
+    await trio.sleep(9)  # a second each: all nine, four, two
+    assert desk.durable == [("ends-0", 0), ("ends-1", 0)]
+    assert desk.failed == [(f"ends-{number}", 0) for number in (4, 5, 6, 7, 8, 2, 3)]
+    assert desk.writer.statistics().backlog_rows == 0
+
+
 async def test_a_store_too_full_for_ends_fails_them_too(desk: Desk) -> None:
     desk.store.disk.commit = _full_while(lambda: True, desk.store.disk.commit)  # type: ignore[method-assign, assignment]
     desk.submit("grows", 1)

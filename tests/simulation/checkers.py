@@ -15,8 +15,9 @@ import attrs
 import msgspec
 
 from actors import jsonrpc
+from actors.call_history import records_of
 from actors.jsonrpc import Kind
-from persistence.records import LogEntry
+from persistence.records import HISTORY_STREAM, LogEntry
 from tests.simulation.history import Absence, CallHistory, Ending, Fate, Heard, SessionHistory
 from tests.simulation.sim_upstream import Journal
 
@@ -47,6 +48,7 @@ def check_kept(history: SessionHistory, kept: Kept | None, may_be_gone: str) -> 
     yield from _check_emits(history, kept)
     yield from _check_shown(history, kept)
     yield from _check_log(kept)
+    yield from _check_call_history(kept)
 
 
 def _check_values(history: SessionHistory, values: Mapping[str, Any]) -> Iterator[str]:
@@ -87,19 +89,33 @@ def _check_shown(history: SessionHistory, kept: Kept) -> Iterator[str]:
 def _check_log(kept: Kept) -> Iterator[str]:
     """The log and the snapshot are of one commit: all that the snapshot counts is there, and nothing beyond."""
     next_sequence, trimmed_through = kept.fields["log"][1:3]
-    sequences = [entry.sequence for entry in kept.entries]
+    entries = [entry for entry in kept.entries if entry.stream != HISTORY_STREAM]
+    sequences = [entry.sequence for entry in entries]
     expected = list(range(trimmed_through + 1, next_sequence))
     if sequences != expected:
         yield f"the snapshot counts log entries {_span(expected)}, the log holds {_span(sequences)}"
     ends = {stream[0]: stream[2] for stream in kept.fields["streams"]}
     last: dict[int, int] = {}
-    for entry in kept.entries:
+    for entry in entries:
         if entry.offset != last.get(entry.stream, entry.offset - 1) + 1:
             yield f"stream {entry.stream} goes on from {last[entry.stream]} to {entry.offset}"
         last[entry.stream] = entry.offset
     for stream, offset in last.items():
         if stream in ends and ends[stream] != offset + 1:
             yield f"stream {stream} ends at {ends[stream] - 1} by the snapshot, at {offset} by the log"
+
+
+def _check_call_history(kept: Kept) -> Iterator[str]:
+    """Pages and the snapshot are of one commit, too; numbers may be missing (a full store), none is there twice."""
+    next_number, trimmed_through, _ = kept.fields.get("history", (1, 0, ()))
+    pages = [entry for entry in kept.entries if entry.stream == HISTORY_STREAM]
+    numbers = [record.number for record in records_of(pages)]
+    if sorted(set(numbers)) != numbers:
+        yield f"calls of the history overlap: {numbers}"
+    if numbers and numbers[-1] >= next_number:
+        yield f"the snapshot counts calls below {next_number}, the history has {numbers[-1]}"
+    if pages and pages[0].offset <= trimmed_through:
+        yield f"calls were trimmed through {trimmed_through}, and a page through {pages[0].offset} is kept"
 
 
 def _span(sequences: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ import trio
 
 from actors import jsonrpc
 from actors import messages as say
-from actors.handle import SessionHandle, SessionUnavailable
+from actors.handle import OutcomeUnknown, SessionHandle, SessionUnavailable
 from actors.ids import Principal
 from actors.registry import Draining, TooManySessions
 from actors.runtime import Runtime
@@ -49,7 +49,7 @@ class SimClient:
         opening = self._create if self._chance.random() < 0.5 else self._shake_hands
         try:
             handle = await self._world.attempt(partial(opening, server_id, ttl_seconds))
-        except (ProcessDied, SessionUnavailable, Draining, TooManySessions):
+        except (ProcessDied, SessionUnavailable, OutcomeUnknown, Draining, TooManySessions):
             return None
         if handle is None:
             return None

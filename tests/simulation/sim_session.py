@@ -18,7 +18,7 @@ import trio
 from actors import jsonrpc
 from actors import messages as say
 from actors.event_log import CursorLost
-from actors.handle import CommandRejected, SessionHandle, SessionUnavailable
+from actors.handle import CommandRejected, OutcomeUnknown, SessionHandle, SessionUnavailable
 from actors.ids import Principal
 from actors.jsonrpc import Kind, Message
 from actors.registry import Draining, SessionNotFound
@@ -41,6 +41,7 @@ _NAMED = (
     ProcessDied,
     SessionNotFound,
     SessionUnavailable,
+    OutcomeUnknown,
     CommandRejected,
     Draining,
     StoreUnavailable,
@@ -256,7 +257,7 @@ class SimSession:
 
         try:
             await self._attempt(change)
-        except (ProcessDied, SessionNotFound, SessionUnavailable, Draining):
+        except (ProcessDied, SessionNotFound, SessionUnavailable, OutcomeUnknown, Draining):
             return
         except CommandRejected as error:
             self._note_gone(str(error))

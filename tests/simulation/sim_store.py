@@ -31,6 +31,7 @@ from persistence.records import (
     SnapshotHeader,
     StoreHealth,
     Tombstone,
+    log_start,
 )
 from persistence.store import StoreBroken, StoreFull, StoreUnavailable
 
@@ -81,8 +82,8 @@ class SimDisk:
         for entry in batch.entries:
             self._append(entry)
         for trim in batch.trims:
-            log = self.logs.get(trim.session_id, {})
-            for sequence in [known for known in log if known <= trim.through_sequence]:
+            log, start = self.logs.get(trim.session_id, {}), log_start(trim.through_sequence)
+            for sequence in [known for known in log if start < known <= trim.through_sequence]:
                 del log[sequence]
         for tombstone in batch.tombstones:
             self.ended.setdefault(tombstone.session_id, tombstone)

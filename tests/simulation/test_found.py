@@ -134,7 +134,7 @@ async def test_an_orderly_end_stays_one_when_the_last_flush_finds_no_room(autoju
 
 
 def test_the_stream_that_ended_last_is_forgotten_last_however_old_it_is() -> None:
-    limits = Limits(streams_kept_max=2)
+    limits = Limits(calls_in_flight_max=2, streams_kept_max=2)
     state = replace(opened_session(), streams={stream: Stream(stream, None) for stream in range(5)})
     for ended in (2, 3, 4, 1):
         state = evolve(state, say.StreamEnded(ended), limits=limits)

@@ -32,7 +32,7 @@ def _pending(actor: SessionActor) -> Iterator[str]:
         yield f"posts in flight: {list(state.posts.values())}"
     if len(actor._mailbox) or actor._waiting:
         yield f"{len(actor._mailbox)} commands queued, {len(actor._waiting)} outcomes owed"
-    if not actor._gate.is_clear:
+    if not actor._commits.gate.is_clear:
         yield "outputs wait at the gate"
     if actor.wants_link and state.link is not LinkPhase.UP:
         yield f"wants a link, and it is {state.link.value}: {state.link_detail}"
@@ -54,7 +54,7 @@ def bounds_broken(runtime: Runtime, limits: Limits) -> Iterator[str]:
 
 def _sizes(actor: SessionActor, mailbox_max: int, limits: Limits) -> Iterator[tuple[str, int, int]]:
     """Give what may grow: its name, its size, its bound."""
-    state, log = actor.state, actor._log
+    state, log = actor.state, actor._commits.log
     yield "commands of clients", len(actor._mailbox._user), mailbox_max
     yield "calls", len(state.calls), limits.calls_in_flight_max
     yield "posts", len(state.posts), limits.posts_in_flight_max

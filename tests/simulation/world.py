@@ -153,6 +153,7 @@ class World:
             call_seconds_max=CALL_SECONDS_MAX,
             calls_in_flight_max=8,
             events_per_session_max=self._chance.choice([30, 1000]),
+            call_history_max=20,
             streams_kept_max=self._chance.choice([8, 32]),
         )
 

@@ -21,6 +21,8 @@ class Frame:
 
     id: str
     message: Any
+    name: str = "message"
+    data: bytes = b""
 
 
 class FakeExchange:
@@ -34,7 +36,8 @@ class FakeExchange:
             known |= {"content-type": "application/json", "accept": ACCEPT}
         elif method == "GET":
             known |= {"accept": "text/event-stream"}
-        self.head = RequestHead(method, path, "", {**known, **(headers or {})}, "peer")
+        path, _, query = path.partition("?")
+        self.head = RequestHead(method, path, query, {**known, **(headers or {})}, "peer")
         self.status = 0
         self.headers: dict[str, str] = {}
         self.answer = b""
@@ -89,7 +92,12 @@ class FakeExchange:
         """The events that were sent so far."""
         events = Parser().feed(self.answer)
         return [
-            Frame(event.id or "", json.loads(event.data) if event.data else None)
+            Frame(
+                event.id or "",
+                json.loads(event.data) if event.data and event.name == "message" else None,
+                event.name,
+                event.data,
+            )
             for event in events
             if event.data is not None
         ]

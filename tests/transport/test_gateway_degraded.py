@@ -11,11 +11,12 @@ from persistence.store import StoreUnavailable
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import open_world
 from tests.persistence.faulty import FaultyStore
-from tests.transport.fake_exchange import FakeExchange, get, post
+from tests.transport.fake_exchange import FakeExchange, delete, get, post
 from tests.transport.test_gateway import INITIALIZE, ONE, asked, gateway_of
 from transport import guard
 from transport.gateway import Gateway
 
+NOTE = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -61,8 +62,15 @@ async def test_session_that_may_be_stored_is_not_said_to_be_gone(autojump_clock:
     options = RuntimeOptions(store_outage="degrade")
     async with open_runtime(store, connect=upstream.connect, options=options) as runtime:
         gateway = Gateway(runtime, ONE, guard.make_policy("127.0.0.1"))
-        for exchange in (post(PING, mcp_session_id=session_id), get(mcp_session_id=session_id)):
-            assert (await asked(gateway, exchange)).status == 503
+        for exchange in (
+            post(PING, mcp_session_id=session_id),
+            post(NOTE, mcp_session_id=session_id),
+            get(mcp_session_id=session_id),
+            delete(mcp_session_id=session_id),
+        ):
+            told = await asked(gateway, exchange)
+            assert told.status == 503
+            assert "not all sessions are known" in told.json["error"]["message"], "and nobody is restarting"
         store.end_outage()
         await trio.sleep(10.0)
         assert (await asked(gateway, post(PING, mcp_session_id=session_id))).status == 200

@@ -23,10 +23,14 @@ from wsproto.events import AcceptConnection, Request, TextMessage
 
 from actors import jsonrpc
 from tests.transport.serving import JSON, Client, connected, echo, get, post, serving, until
+from tests.transport.upstreams.bed import CALL, TICKET, new_session
+from tests.transport.upstreams.recording_inbox import Received, RecordingInbox
 from transport.asgi import asgi_app
-from transport.exchange import Exchange, RequestHead
+from transport.exchange import Exchange
 from transport.handler import HttpLimits
 from transport.server import HttpServer, default_connections_max, open_listeners
+from transport.socket_exchange import SocketExchange
+from transport.upstreams.websocket import WebSocketConnector
 
 BOTH_ROADS = pytest.mark.parametrize("hot", [True, False], ids=["hot", "hypercorn"])
 
@@ -98,12 +102,11 @@ async def test_cold_request_goes_to_hypercorn_for_good_with_its_bytes() -> None:
 
 
 async def test_websocket_is_handed_to_the_asgi_app() -> None:
-    async def shout(head: RequestHead, scope: Any, receive: Any, send: Any) -> None:
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.accept"})
-        message = await receive()
-        await send({"type": "websocket.send", "text": head.path + message["text"].upper()})
-        await receive()
+    async def shout(socket: SocketExchange) -> None:
+        await socket.accept("mcp")
+        message = await socket.receive()
+        await socket.send(f"{socket.head.path}{message!s}".upper())
+        await socket.receive()
 
     options: dict[str, Any] = {
         "asgi_app": asgi_app(echo, websocket=shout),
@@ -111,14 +114,41 @@ async def test_websocket_is_handed_to_the_asgi_app() -> None:
     }
     async with serving(**options) as server, connected(server) as client:
         peer = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-        await client.stream.send_all(peer.send(Request(host="localhost", target="/ws")))
+        await client.stream.send_all(peer.send(Request(host="localhost", target="/ws", subprotocols=["mcp"])))
         events: list[Any] = []
         while not any(isinstance(event, TextMessage) for event in events):
             peer.receive_data(bytes(await client.stream.receive_some()))
             events += peer.events()
             if [type(event) for event in events] == [AcceptConnection]:
                 await client.stream.send_all(peer.send(TextMessage(data="hello")))
-    assert events[-1].data == "/wsHELLO"
+    assert events[-1].data == "/WSHELLO"
+
+
+async def test_websocket_is_spoken_over_tls_by_both_our_sides(tmp_path: Path) -> None:
+    async def answer(socket: SocketExchange) -> None:
+        await socket.accept("mcp")
+        asked = jsonrpc.parse(str(await socket.receive()).encode())
+        assert asked.id is not None
+        await socket.send(jsonrpc.result(asked.id, {"scheme": socket.head.scheme}).raw.decode())
+        await socket.receive()
+
+    server_side, client_side = _certificates(tmp_path)
+    options: dict[str, Any] = {
+        "asgi_app": asgi_app(echo, websocket=answer),
+        "is_hot": lambda head: False,
+        "tls": server_side,
+        "limits": HttpLimits(linger_seconds=0.1, ping_seconds=0.05),
+    }
+    async with serving(**options) as server, trio.open_nursery() as nursery:
+        inbox = RecordingInbox(nursery)
+        connector = WebSocketConnector(f"wss://localhost:{server.addresses[0][1]}/ws", tls=client_side)
+        link = await connector(new_session(), inbox)
+        await trio.sleep(0.2)  # some pings
+        link.send(CALL, TICKET)
+        entry = await inbox.wait()
+        assert isinstance(entry, Received)
+        assert jsonrpc.result_of(entry.message) == {"scheme": "https"}
+        link.close(end_session=True)
 
 
 async def test_websocket_without_a_handler_is_refused() -> None:

@@ -189,7 +189,7 @@ async def test_plain_request_is_served(name: str, hot: bool) -> None:
 async def _unfiltered(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     class PassAll:
         in_head = False
-        has_refused = False
+        has_refused = has_upgraded = False
 
         def __init__(self, limits: HttpLimits) -> None: ...
 

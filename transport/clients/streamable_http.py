@@ -165,8 +165,8 @@ class _Answering:
         except SessionNotFound:
             await self._reject(attrs.evolve(mcp.SESSION_NOT_FOUND, id=message.id))
             return
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.Answered):
             await self._respond(200, outcome.message.raw, session.id)
         elif isinstance(outcome, say.Streaming):
@@ -213,8 +213,8 @@ class _Answering:
         session = self._session(route.session_id)
         try:
             outcome = await session.ask(lambda ticket: _command(route, ticket))
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         await self._passed_on(session, outcome)
 
     async def _passed_on(self, session: SessionHandle, outcome: say.Outcome) -> None:
@@ -238,8 +238,8 @@ class _Answering:
                 await self._passed_on(session, await session.ask_all(makes))
         except SessionUnavailable as error:
             await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
-        except Draining:
-            detail = "the gateway is restarting; try again in a moment"
+        except Draining as not_now:
+            detail = str(not_now)
             await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, detail), None)
 
     async def _answer_batch(self, session: SessionHandle, route: mcp.Batch) -> None:
@@ -332,8 +332,8 @@ class _Answering:
         session = self._session(route.session_id)
         try:
             outcome = await session.ask(lambda ticket: say.Close(ticket, "client"))
-        except Draining:
-            outcome = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
+        except Draining as not_now:
+            outcome = say.NotDone(say.Problem.UNAVAILABLE, str(not_now))
         if isinstance(outcome, say.NotDone):
             await self._not_done(outcome, None)
         else:
@@ -358,18 +358,18 @@ class _Answering:
     async def _not_done(
         self, outcome: say.NotDone, request_id: RequestId | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
     ) -> None:
-        status, code = _STATUSES[outcome.problem]
+        status, code = STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
         headers: Headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self._reject(mcp.Rejection(status, code, outcome.detail, request_id, tuple(headers)))
 
 
-_STATUSES = {
-    say.Problem.UNAVAILABLE: (503, jsonrpc.UPSTREAM_UNAVAILABLE),
-    say.Problem.OVERLOADED: (503, jsonrpc.OVERLOADED),
-    say.Problem.DUPLICATE: (400, jsonrpc.INVALID_REQUEST),
-    say.Problem.UNINITIALIZED: (404, jsonrpc.SESSION_NOT_FOUND),
-    say.Problem.REFUSED: (502, jsonrpc.INTERNAL_ERROR),
-    say.Problem.LOST: (502, jsonrpc.OUTCOME_UNKNOWN),
+STATUSES = {
+    say.Problem.UNAVAILABLE: 503,
+    say.Problem.OVERLOADED: 503,
+    say.Problem.DUPLICATE: 400,
+    say.Problem.UNINITIALIZED: 404,
+    say.Problem.REFUSED: 502,
+    say.Problem.LOST: 502,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 from transport.upstreams.http_connection import BODY_BYTES_MAX
@@ -17,6 +19,8 @@ class HttpLimits:
     # A link that comes back asks for the upstream's stream before it sends anything else, and waits for no more than
     # its head. Servers that hold the head back until there is an event (old ones) cost a client that long, once.
     listen_head_seconds_max: float = 1.0
+    # Of the stream of HTTP+SSE, whose end is the end of the session: servers need not say anything on it for days.
+    sse_silence_seconds_max: float = math.inf
     cancelled_seconds_max: float = 30.0  # an upstream may answer a cancelled call, or just end its stream
     body_bytes_max: int = BODY_BYTES_MAX
     probe_seconds_max: float = 10.0

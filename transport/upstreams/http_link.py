@@ -80,6 +80,8 @@ class StreamableHttpLink:
         self._malformed = 0
         self._stray = 0
         self._head = self._post_head(self._session_headers())
+        # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
+        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = _declined_for_good
 
     def __repr__(self) -> str:
         return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
@@ -206,7 +208,8 @@ class StreamableHttpLink:
         if head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
-            self._call_declined(call, head, body)
+            if not (call.opens and self.opening_declined(call, head, body)):
+                self.decline(call, head, body)
         elif not body.strip():
             detail = f"HTTP {head.status} without an answer to a request"
             self._refuse(call.ticket, Failure.REFUSED, detail)
@@ -221,7 +224,8 @@ class StreamableHttpLink:
             detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
             self._refuse(call.ticket, Failure.REFUSED, detail)
 
-    def _call_declined(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
+    def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
+        """Say that a call was answered with a status that is no success."""
         failure = self._failure_of(head, body, opens=call.opens)
         if failure is Failure.REFUSED and head.status not in (401, 403):
             answer = error_answer(call.request_id, body)
@@ -447,3 +451,7 @@ class StreamableHttpLink:
         """Double the pause with each failure; random, so that a thousand links do not come back at once."""
         ceiling = min(self._limits.backoff_seconds_max, 2.0 ** min(failures, 16))
         return ceiling * random.uniform(0.5, 1.0)
+
+
+def _declined_for_good(call: CallJob, head: ResponseHead, body: bytes) -> bool:
+    return False

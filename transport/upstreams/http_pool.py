@@ -29,6 +29,7 @@ from transport.upstreams.http_target import Origin
 from transport.upstreams.http_wire import open_wire
 
 _SWEEP_SECONDS = 1.0  # deadlines here are many seconds; a sweep over 256 connections takes some 50 us
+_CARRIED_POLL_SECONDS = 0.01
 # Servers close idle connections after 5 s (uvicorn, Node) to 75 s (nginx). One that was seen to close after t is asked
 # again only within 0.8 t, so that a request does not cross the close on its way; a restart teaches no less than this:
 _IDLE_SECONDS_LEARNED_MIN = 2.0
@@ -132,6 +133,15 @@ class HttpPool:
             lanes = self._lanes[origin] = _Lanes(origin, self._limits, self._tls_for, observers)
         lanes.submit(job, nursery)
 
+    async def wait_carried(self) -> None:
+        """Wait until no connection carries anything but standing streams: before the process ends.
+
+        Cancellation: safe; nothing is changed by waiting.
+        """
+        # An event would have to be kept up by every call, for the sake of the process's last moment.
+        while any(lanes.is_busy for lanes in self._lanes.values()):  # noqa: ASYNC110
+            await trio.sleep(_CARRIED_POLL_SECONDS)
+
     async def fetch(self, origin: Origin, request: bytes, *, seconds: float) -> tuple[ResponseHead, bytes]:
         """Make a request and wait for its answer; of an event stream, for its head alone.
 
@@ -182,6 +192,11 @@ class _Lanes:
         self._standing_open: set[Connection] = set()
         self.waiting: deque[Job] = deque()
         self.urgent: deque[Job] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything waits for a connection, or is on one that is not standing."""
+        return bool(self.opening or self.waiting or self.urgent or len(self.open) > len(self.idle))
 
     def submit(self, job: Job, nursery: trio.Nursery) -> None:
         self._nursery = nursery

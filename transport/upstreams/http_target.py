@@ -92,6 +92,13 @@ def check_headers(headers: Mapping[str, str]) -> None:
             raise ValueError(f"header {name!r} is set by the gateway itself")
 
 
+def every_header(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Give the headers that every request carries: an operator's, and who we are where these do not say."""
+    if any(name.lower() == "user-agent" for name in headers):
+        return tuple(headers.items())
+    return (*headers.items(), ("User-Agent", default_user_agent()))
+
+
 def write_head(method: str, target: HttpTarget, headers: Sequence[tuple[str, str]]) -> bytes:
     """Write a request line and headers, each line ended; the blank line at the end is still to come.
 

@@ -1,6 +1,22 @@
-"""Cuts a stream of bytes into lines, none longer than a bound. Pure."""
+"""Lines of a stdio transport: messages into lines, and a stream of bytes into lines, none longer than a bound. Pure.
+
+MCP 2025-11-25, basic/transports, stdio: messages are delimited by newlines and must not contain any.
+"""
 
 from __future__ import annotations
+
+_SPACES = bytes.maketrans(b"\r\n", b"  ")
+
+
+def as_line(raw: bytes) -> bytes:
+    """Write a message as one line.
+
+    Inside a JSON string, line breaks are escaped (RFC 8259, section 7); bare ones only stand between tokens, where a
+    space is as good. In UTF-8 their bytes are part of no other character.
+    """
+    if b"\n" in raw or b"\r" in raw:
+        raw = raw.translate(_SPACES)
+    return raw + b"\n"
 
 
 class LineSplitter:

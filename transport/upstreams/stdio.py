@@ -13,18 +13,17 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 import attrs
-import msgspec
 import structlog
 import trio
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
-from actors.link import About, ConnectFailed, Established, Failure, Inbox, LinkLost
+from actors.link import ConnectFailed, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.upstreams.child_process import ChildProcess, start_child
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
-from transport.upstreams.lines import LineSplitter
+from transport.upstreams.in_flight import InFlight
+from transport.upstreams.lines import LineSplitter, as_line
 
-_SPACES = bytes.maketrans(b"\r\n", b"  ")
 _OURS = ("OUTLAST_", "SESSION_")  # this gateway's settings, its encryption key among them
 _OURS_TOO = frozenset(("REDIS_URL",))
 _ADOPTION_SECONDS_MAX = 1.0  # a task that was asked for starts at the loop's next turn
@@ -56,37 +55,6 @@ class StdioStatistics:
     overlong: int  # lines over the bound
     stray: int  # answers to nothing that was asked
     error_lines_dropped: int
-
-
-class _Progress(msgspec.Struct, frozen=True):
-    progressToken: int | str | None = None  # the protocol's name
-
-
-class _Meta(msgspec.Struct, frozen=True):
-    _meta: _Progress = _Progress()
-
-
-class _RequestParams(msgspec.Struct, frozen=True):
-    params: _Meta = _Meta()
-
-
-class _ProgressParams(msgspec.Struct, frozen=True):
-    params: _Progress = _Progress()
-
-
-_decode_request_params = msgspec.json.Decoder(_RequestParams).decode
-_decode_progress_params = msgspec.json.Decoder(_ProgressParams).decode
-
-
-def as_line(raw: bytes) -> bytes:
-    """Write a message as one line.
-
-    Inside a JSON string, line breaks are escaped (RFC 8259, section 7); bare ones only stand between tokens, where a
-    space is as good. In UTF-8 their bytes are part of no other character.
-    """
-    if b"\n" in raw or b"\r" in raw:
-        raw = raw.translate(_SPACES)
-    return raw + b"\n"
 
 
 def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
@@ -198,8 +166,7 @@ class StdioLink:
         self._running = trio.Event()
         self._gone = ""  # why nothing can be sent any more
         self._closed = False
-        self._in_flight: dict[RequestId, int | str | None] = {}  # the progress token of each request
-        self._by_token: dict[int | str, RequestId] = {}
+        self._in_flight = InFlight()
         self._outbox: deque[_Line] = deque()
         self._outbox_bytes = 0
         self._outbox_filled = trio.Event()
@@ -221,15 +188,12 @@ class StdioLink:
     def send(self, message: Message, ticket: int) -> None:
         if self._gone:
             raise LinkLost(self._gone)
-        if message.kind is Kind.REQUEST and message.id is not None:
-            token = _token_of_request(message.raw)
-            self._in_flight[message.id] = token
-            if token is not None:
-                self._by_token[token] = message.id
+        if message.kind is Kind.REQUEST:
+            self._in_flight.add(message)
         problem = self._write(as_line(message.raw), ticket, wants_receipt=message.kind is not Kind.REQUEST)
         if problem:
             if message.kind is Kind.REQUEST and message.id is not None:
-                self._forget(message.id)
+                self._in_flight.forget(message.id)
             self._inbox.refused(ticket, Failure.NOT_SENT, problem)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
@@ -238,7 +202,7 @@ class StdioLink:
 
     def forget(self, request_id: RequestId) -> None:
         """Expect no answer to a request any more: a server need not answer what was cancelled."""
-        self._forget(request_id)
+        self._in_flight.forget(request_id)
 
     def listen(self) -> None:
         """Nothing to ask for: the process speaks whenever it wants to."""
@@ -255,7 +219,6 @@ class StdioLink:
         self._inbox = inbox
         self.established = established
         self._in_flight.clear()
-        self._by_token.clear()
 
     async def see_running(self) -> None:
         """Make sure that `run` has taken the process over; else end it here.
@@ -415,24 +378,10 @@ class StdioLink:
                 if is_power_of_two(self._stray):
                     self._log.warning("upstream_answer_stray", count=self._stray, id=str(message.id)[:100])
                 return
-            self._forget(message.id)
+            self._in_flight.forget(message.id)
             self._inbox.received(message, about=message.id)
-        elif message.method == "notifications/progress":
-            self._inbox.received(message, about=self._request_of_progress(message.raw))
         else:
-            self._inbox.received(message, about=About.UNKNOWN)
-
-    def _request_of_progress(self, raw: bytes) -> RequestId | About:
-        try:
-            token = _decode_progress_params(raw).params.progressToken
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return About.UNKNOWN
-        return About.UNKNOWN if token is None else self._by_token.get(token, About.UNKNOWN)
-
-    def _forget(self, request_id: RequestId) -> None:
-        token = self._in_flight.pop(request_id, None)
-        if token is not None and self._by_token.get(token) == request_id:
-            del self._by_token[token]
+            self._inbox.received(message, about=self._in_flight.about(message))
 
     async def _read_errors(self) -> None:
         """Log what it says on stderr; a pipe that nobody drains would stop the process."""
@@ -448,16 +397,6 @@ class StdioLink:
                     self._log.info("upstream_stderr", line=line.decode("utf-8", "replace"))
                 else:
                     self._error_lines_dropped += 1
-
-
-def _token_of_request(raw: bytes) -> int | str | None:
-    """Find the progress token of an outgoing request; nearly none has one, so nearly none is decoded."""
-    if b"progressToken" not in raw:
-        return None
-    try:
-        return _decode_request_params(raw).params._meta.progressToken
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
 
 
 def _describe_exit(code: int | None) -> str:

@@ -22,7 +22,7 @@ from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_pool import HttpPool, RequestFailed
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
+from transport.upstreams.http_target import HttpTarget, check_headers, every_header
 
 
 def _checked(_: object, __: object, headers: Mapping[str, str]) -> None:
@@ -49,9 +49,7 @@ class StreamableHttpConnector:
 
     @_every_header.default
     def _add_user_agent(self) -> tuple[tuple[str, str], ...]:
-        if any(name.lower() == "user-agent" for name in self.headers):
-            return tuple(self.headers.items())
-        return (*self.headers.items(), ("User-Agent", default_user_agent()))
+        return every_header(self.headers)
 
     def __attrs_post_init__(self) -> None:
         self.pool.observe(self.target.origin, self.breaker.failed)
@@ -69,7 +67,7 @@ class StreamableHttpConnector:
             return self._link(inbox)
         link = self._link(inbox, handshake=handshake, standalone_cursor=session.standalone_cursor)
         if handshake.upstream_session_id and not await self._still_known(link):
-            return await self._reopen(session, handshake, inbox)
+            return await self.reopen(session, handshake, inbox)
         link.established = Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
         if session.listening:
             link.hold_until_listening()
@@ -113,7 +111,8 @@ class StreamableHttpConnector:
             body
         )  # an error in answer to the ping is an answer; with anything else, the handshake decides
 
-    async def _reopen(self, session: SessionState, handshake: Handshake, inbox: Inbox) -> StreamableHttpLink:
+    async def reopen(self, session: SessionState, handshake: Handshake, inbox: Inbox) -> StreamableHttpLink:
+        """Repeat the kept handshake, whatever the upstream may know. Raises and cancellation: as `__call__`."""
         rehearsal = Rehearsal(inbox)
         link = self._link(rehearsal)
         try:

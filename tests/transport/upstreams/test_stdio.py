@@ -22,8 +22,8 @@ from actors.link import About, ConnectFailed, ConnectRejected, Failure, LinkLost
 from tests.transport.upstreams.bed import CALL, INITIALIZE, TICKET, VERSION, handshake, new_session
 from tests.transport.upstreams.recording_inbox import Delivered, Entry, Lost, Received, RecordingInbox, Refused
 from transport.upstreams.child_process import start_child
-from transport.upstreams.lines import LineSplitter
-from transport.upstreams.stdio import StdioConnector, StdioLimits, StdioLink, as_line, child_environment
+from transport.upstreams.lines import LineSplitter, as_line
+from transport.upstreams.stdio import StdioConnector, StdioLimits, StdioLink, child_environment
 
 # Real processes run on real time: waits below end when something happens, and these only bound how patient the
 # link is with children that are made to ignore it.

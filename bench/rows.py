@@ -1,0 +1,200 @@
+"""`bench rows`: rows per second that a store takes, in batches, one commit after the other.
+
+On SQLite each batch is synced. On Redis the store's fenced script is measured beside a bare pipeline of the same
+records, which checks no fence, no revision and no tombstone, counts nothing and lets nothing expire: their ratio is
+what is left of the speed. All write the same sessions again and again, with rising revisions, in an order by chance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from itertools import islice
+from time import perf_counter, process_time, time
+from typing import Any
+
+import attrs
+import trio
+from msgspec.structs import replace
+from redis import Redis
+from rich.table import Table
+
+from actors.snapshots import to_snapshot
+from bench.latencies import median, percentile
+from bench.places import Place, new_place
+from bench.report import Report, table_of
+from bench.stored import states_of
+from persistence.codec import Codec
+from persistence.partitions import partition_of
+from persistence.records import Batch, Snapshot
+from persistence.redis_records import pack_header, tag_of
+
+SQLITE, FENCED, UNFENCED = "SQLite, synced", "Redis, fenced", "Redis, a bare pipeline"
+
+Write = Callable[[Sequence[Snapshot]], Awaitable[None]]
+
+
+@attrs.frozen
+class RowsPlan:
+    """What `bench rows` is to do."""
+
+    rows: int = 100  # of a batch
+    sessions: int = 10_000
+    rounds: int = 5
+    seconds: float = 2.0
+    redis: str = ""  # the URL of a server; "": SQLite alone
+    folder: str = ""  # where the file lies; "": the system's temporary folder
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """What is measured."""
+        return (SQLITE, FENCED, UNFENCED) if self.redis else (SQLITE,)
+
+    @property
+    def steps(self) -> int:
+        """How many windows are measured in all."""
+        return self.rounds * len(self.subjects)
+
+
+@attrs.frozen
+class Wrote:
+    """What came of one window."""
+
+    rows: int
+    seconds: float
+    p50_ms: float  # of a batch
+    p99_ms: float
+    cpu_seconds: float  # of this process: sealing, packing, and SQLite's work; not the server's
+
+
+@attrs.frozen
+class RowsRow:
+    """The medians of the rounds of one subject."""
+
+    subject: str
+    rows_per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us_per_row: float  # of this process
+    of_unfenced: float | None = None  # median of the rounds' ratios to the bare pipeline
+
+
+def measure(plan: RowsPlan, *, on_step: Callable[[str], None]) -> list[RowsRow]:
+    """Measure all rounds, interleaved, each in a place of its own."""
+    snapshots = [to_snapshot(state) for state in islice(states_of(plan.sessions, "bench", time()), plan.sessions)]
+    rounds: dict[str, list[Wrote]] = {}
+    for _ in range(plan.rounds):
+        for subject in plan.subjects:
+            with new_place("sqlite" if subject == SQLITE else plan.redis, "plain", plan.folder) as place:
+                rounds.setdefault(subject, []).append(trio.run(_window, plan, subject, place, snapshots))
+            on_step(subject)
+    return [summarize(subject, rounds) for subject in plan.subjects]
+
+
+def summarize(subject: str, rounds: Mapping[str, Sequence[Wrote]]) -> RowsRow:
+    """Take the medians of several rounds."""
+    mine, bare = rounds[subject], rounds.get(UNFENCED)
+    ratio = None
+    if bare is not None and subject == FENCED:
+        pairs = zip(mine, bare, strict=True)
+        ratio = median([(one.rows / one.seconds) / (other.rows / other.seconds) for one, other in pairs])
+    return RowsRow(
+        subject,
+        median([one.rows / one.seconds for one in mine]),
+        median([one.p50_ms for one in mine]),
+        median([one.p99_ms for one in mine]),
+        median([one.cpu_seconds / max(one.rows, 1) * 1e6 for one in mine]),
+        ratio,
+    )
+
+
+def report(plan: RowsPlan, rows: Sequence[RowsRow]) -> Report:
+    """Make the run's record."""
+    settings = attrs.asdict(plan) | {"redis": bool(plan.redis)}  # a URL may hold a password
+    return Report("rows", settings, [attrs.asdict(row) for row in rows])
+
+
+def table(plan: RowsPlan, rows: Sequence[RowsRow]) -> Table:
+    """Show the run."""
+    columns = ["store", "rows/s", "p50 ms", "p99 ms", "CPU us/row", "of the pipeline"]
+    cells = [
+        [
+            row.subject,
+            f"{row.rows_per_second:,.0f}",
+            f"{row.p50_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.cpu_us_per_row:.1f}",
+            "" if row.of_unfenced is None else f"{row.of_unfenced:.2f}",
+        ]
+        for row in rows
+    ]
+    return table_of(f"rows, in batches of {plan.rows}", columns, cells)
+
+
+async def _window(plan: RowsPlan, subject: str, place: Place, snapshots: Sequence[Snapshot]) -> Wrote:
+    draw, revision, taken, cpu = random.Random(plan.sessions), 10, [], 0.0
+    async with _pipeline(place) if subject == UNFENCED else _store(place) as write:
+        for start in range(0, len(snapshots), 1000):  # so that all are there, and each row takes another's place
+            await write(snapshots[start : start + 1000])
+        begun_at = perf_counter()
+        while perf_counter() - begun_at < plan.seconds:
+            revision += 1
+            batch = [_at(one, revision) for one in draw.sample(snapshots, min(plan.rows, len(snapshots)))]
+            cpu_before, batch_begun_at = process_time(), perf_counter()
+            await write(batch)
+            taken.append(perf_counter() - batch_begun_at)
+            cpu += process_time() - cpu_before
+        # Making the batches is the bench's own work.
+        return Wrote(
+            plan.rows * len(taken),
+            sum(taken),
+            percentile(sorted(taken), 0.5) * 1000.0,
+            percentile(sorted(taken), 0.99) * 1000.0,
+            cpu,
+        )
+
+
+def _at(snapshot: Snapshot, revision: int) -> Snapshot:
+    return attrs.evolve(snapshot, header=replace(snapshot.header, revision=revision))
+
+
+@contextlib.asynccontextmanager
+async def _store(place: Place) -> AsyncIterator[Write]:
+    store = await place.open()
+    try:
+        fence = await store.claim("bench")
+
+        async def write(snapshots: Sequence[Snapshot]) -> None:
+            await store.commit(Batch(fence, tuple(snapshots)))
+
+        yield write
+    finally:
+        await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _pipeline(place: Place) -> AsyncIterator[Write]:
+    """Write sealed records and their headers under the same keys, with nothing that protects them."""
+    url, _, options = place.url.partition("?")
+    prefix = options.rpartition("prefix=")[2]
+    codec = Codec()
+    with contextlib.closing(Redis.from_url(url)) as client:
+
+        def send(snapshots: Sequence[Snapshot]) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for snapshot in snapshots:
+                header = snapshot.header
+                key = f"{prefix}:{tag_of(partition_of(header.session_id))}s:{header.session_id}"
+                fields: dict[Any, Any] = {
+                    "v": header.revision,
+                    "h": pack_header(header),
+                    "r": codec.seal_snapshot(snapshot),
+                }
+                pipeline.hset(key, mapping=fields)
+            pipeline.execute()
+
+        async def write(snapshots: Sequence[Snapshot]) -> None:
+            await trio.to_thread.run_sync(send, snapshots)
+
+        yield write
