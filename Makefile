@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --progress-bar off --disable-pip-version-c
 
 # A recipe that fails half-way leaves no target behind that looks finished.
 .DELETE_ON_ERROR:
-.PHONY: help serve test check layers format bench faults clean
+.PHONY: help serve test check format bench faults dist clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,10 @@ bench: $(VENV)/installed-test ## measure calls through the gateway, and durable 
 
 faults: $(VENV)/installed-test ## try every fault, and its negative controls (as root: power cuts and full disks, too)
 	$(BIN)/python -m tests.faults
+
+dist: $(VENV)/installed-test ## build the wheel and the source distribution, into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
 
 clean: ## remove what was installed and cached; ./data stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from actors.histogram import Histogram
+from actors.histogram import Histogram, merged
 from actors.messages import CallEnded
 from actors.state import Call, SessionState
 from persistence.records import SnapshotHeader
@@ -50,6 +50,8 @@ class AnalyticsReport:
     requests: int  # ended since the start, of all methods
     errors: int
     error_rate: float  # 0 to 1
+    tools_p50_seconds: float  # of all tool calls
+    tools_p95_seconds: float
     tools: tuple[ToolUsage, ...]  # most used first
 
 
@@ -120,6 +122,7 @@ class Analytics:
         active_from = now_unix_s - ACTIVE_SECONDS
         last_uses = [header.last_active_unix_s for header in headers]
         lasted = [_lasted_seconds(state) for state in resident]
+        calls = merged(tool.histogram for tools in self._servers.values() for tool in tools.values())
         counted = len(lasted) + self._sessions_ended
         return AnalyticsReport(
             sessions=len(last_uses),
@@ -129,6 +132,8 @@ class Analytics:
             requests=self.requests,
             errors=self.errors,
             error_rate=self.errors / self.requests if self.requests else 0.0,
+            tools_p50_seconds=calls.quantile_seconds(0.50),
+            tools_p95_seconds=calls.quantile_seconds(0.95),
             tools=self.tools(),
         )
 

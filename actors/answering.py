@@ -21,6 +21,7 @@ import trio
 from actors import jsonrpc
 from actors.jsonrpc import Kind, Message, RequestFailed, RequestId
 from actors.link import Connect, Established, Inbox, Link
+from actors.reading import reader
 from actors.state import SessionState
 
 log = structlog.get_logger("outlast.answering")
@@ -103,4 +104,4 @@ class _Params(msgspec.Struct):
     params: Any = None
 
 
-_decode_params = msgspec.json.Decoder(_Params).decode
+_decode_params = reader(_Params)

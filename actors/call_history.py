@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from actors.jsonrpc import Message
 from actors.log_bounds import within_bounds
 from actors.messages import CallEnded
+from actors.reading import reader
 from actors.state import Call, Limits
 from persistence.records import HISTORY_STREAM, LogEntry, Trim
 from persistence.store import SnapshotCorrupt
@@ -216,8 +217,8 @@ class _Contents(msgspec.Struct, gc=False):
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_decode_contents = msgspec.json.Decoder(_Contents).decode
-_decode_params = msgspec.json.Decoder(_Params).decode
+_decode_contents = reader(_Contents)
+_decode_params = reader(_Params)
 
 
 def _arguments(request: Message | None, bytes_max: int) -> str | None:

@@ -21,6 +21,7 @@ from actors.snapshots import to_snapshot
 from actors.state import SessionState
 from actors.surroundings import Surroundings
 from persistence.records import HISTORY_STREAM, LogEntry, Snapshot, Trim
+from persistence.store import Store
 from persistence.writer import Freeze, Frozen, Receipt, WriterBacklogFull
 
 GATE_TICKET = 0  # under which the gate is watched: nobody's ticket
@@ -199,15 +200,7 @@ class Commits:
         history = self._history
         if history is None:
             return CallPage((), None)
-        first, end = history.place_of(before, limit)
-        known = {record.number: record for record in history.recent()}  # first: it may get to the store meanwhile
-        if first < end and any(number not in known for number in range(first, end)):
-            pages = await self._shared.store.read_log(
-                self._session_id, stream=HISTORY_STREAM, after=first - 1, limit=limit
-            )
-            known.update((record.number, record) for record in records_of(pages))
-        calls = tuple(known[number] for number in range(end - 1, first - 1, -1) if number in known)
-        return CallPage(calls, first if history.reaches_before(first) else None)
+        return await read_calls(self._shared.store, self._session_id, history, before, limit)
 
     # ---- what the writer, and time, have to say ----
 
@@ -245,6 +238,21 @@ class Commits:
             rest = self._shared.store_wait_seconds
         self._shared.timekeeper.watch(watched, GATE_TICKET, rest)
         return outcomes
+
+
+async def read_calls(store: Store, session_id: str, history: CallHistory, before: int | None, limit: int) -> CallPage:
+    """Give a page of a session's call history: what is in memory of it, and what the store has.
+
+    Raises:
+      StoreUnavailable, SnapshotCorrupt: as `Store.read_log`.
+    """
+    first, end = history.place_of(before, limit)
+    known = {record.number: record for record in history.recent()}  # first: it may get to the store meanwhile
+    if first < end and any(number not in known for number in range(first, end)):
+        pages = await store.read_log(session_id, stream=HISTORY_STREAM, after=first - 1, limit=limit)
+        known.update((record.number, record) for record in records_of(pages))
+    calls = tuple(known[number] for number in range(end - 1, first - 1, -1) if number in known)
+    return CallPage(calls, first if history.reaches_before(first) else None)
 
 
 def _with_pages(state: SessionState, history: CallHistory) -> Snapshot | Frozen:

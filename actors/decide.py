@@ -1,8 +1,8 @@
 """decide: what a command comes to, given the state. Pure: no clock, no randomness, no waiting, no I/O.
 
-All choices about a session are made here and in the two neighbours that this file hands over to: `from_client.py`
-(what the client's side asks) and `from_upstream.py` (what the other side says). This file keeps the session's own
-life: to begin, to be recovered, to have a link or not, to fail, to end.
+All choices about a session are made here and in the neighbours that this file hands over to: `from_client.py` (what
+the client's side asks), `from_upstream.py` (what the other side says) and `from_operator.py` (what operators ask). This
+file keeps the session's own life: to begin, to be recovered, to have a link or not, to fail, to end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from actors import from_client, from_upstream, jsonrpc
+from actors import from_client, from_operator, from_upstream, jsonrpc
 from actors import messages as say
 from actors.state import RETRY_EVERY_SECONDS, Call, Limits, LinkPhase, SessionState
 from actors.turn import Decision, Turn
@@ -321,6 +321,8 @@ _DECISIONS: dict[type, Callable[[Turn, Any], None]] = {
     say.Look: from_client.look,
     say.NoteShown: from_client.note_shown,
     say.Close: _close,
+    say.UpdateMetadata: from_operator.update_metadata,
+    say.Reinitialize: from_operator.reinitialize,
     say.Recovered: _recovered,
     say.ConnectNow: _connect_now,
     say.LinkUp: _link_up,

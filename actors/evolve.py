@@ -68,6 +68,8 @@ def _reinitialized(state: SessionState, event: say.Reinitialized, limits: Limits
 
 def _link_changed(state: SessionState, event: say.LinkChanged, limits: Limits) -> _Changes:
     detail = event.detail[:SHORT_DETAIL_CHARACTERS]
+    if event.phase is LinkPhase.UP:
+        return {"link": event.phase, "link_detail": detail, "begin_anew": False}
     return {"link": event.phase, "link_detail": detail}
 
 
@@ -194,6 +196,14 @@ def _values_changed(state: SessionState, event: say.ValuesChanged, limits: Limit
     return {"values": event.values}
 
 
+def _metadata_changed(state: SessionState, event: say.MetadataChanged, limits: Limits) -> _Changes:
+    return {"metadata": event.metadata}
+
+
+def _reinitialization_begun(state: SessionState, event: say.ReinitializationBegun, limits: Limits) -> _Changes:
+    return {"begin_anew": True, "failure": "", "failure_detail": "", "failed_unix_s": 0.0}
+
+
 def _touched(state: SessionState, event: say.Touched, limits: Limits) -> _Changes:
     return {"last_active_unix_s": max(state.last_active_unix_s, event.at_unix_s)}
 
@@ -243,6 +253,8 @@ _FOLDS: dict[type, Callable[[SessionState, Any, Limits], _Changes]] = {
     say.CursorMoved: _cursor_moved,
     say.Shown: _shown,
     say.ValuesChanged: _values_changed,
+    say.MetadataChanged: _metadata_changed,
+    say.ReinitializationBegun: _reinitialization_begun,
     say.Touched: _touched,
     say.Failed: _failed,
     say.Closed: _closed,

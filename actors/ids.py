@@ -29,6 +29,27 @@ def mint_session_id(random: bytes) -> SessionId:
     return SessionId(base64.urlsafe_b64encode(random[:SESSION_ID_RANDOM_BYTES]).decode())
 
 
+REFERENCE_CHARACTERS = 24
+SHORT_CHARACTERS = 6  # of 32: the rest has 156 bits
+
+
+def reference_of(session_id: str) -> str:
+    """Give the name under which a session can be spoken of without giving it away: the same for as long as it is.
+
+    An id is a bearer secret: where clients are not authenticated, who has it has the session. So operators, exports
+    and tickets get a digest of it. Not a keyed one, on purpose: a key would have to be kept and shared by all
+    instances, or references would change with each start. What a key protects against, guessing ids and comparing
+    digests, is hopeless with 192 random bits; an id of somebody else's making that can be guessed needs no digest for
+    that.
+    """
+    return hashlib.blake2b(session_id.encode(), digest_size=REFERENCE_CHARACTERS // 2).hexdigest()
+
+
+def short_form(session_id: str) -> str:
+    """Give the beginning of an id, as logs show it, for people who have the id. So little is no way in."""
+    return f"{session_id[:SHORT_CHARACTERS]}…"
+
+
 class InvalidEventId(ValueError):
     """This text is no event id of this session: malformed, made up, or another session's."""
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from actors.reading import REPLACEMENT, legible, reader
+
 RequestId = int | str
 
 _ID_MAX = 2**63 - 1  # what stored records can hold; no client counts that far
@@ -91,7 +93,7 @@ def parse(raw: bytes) -> Message:
     try:
         envelope = _decode_envelope(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _explain(raw, error) from None
+        envelope = _read_again(raw, error)
     if isinstance(envelope.id, int) and not -_ID_MAX <= envelope.id <= _ID_MAX:
         raise InvalidMessage(INVALID_REQUEST, 'field "id" must be a string or an integer of at most 63 bits')
     if envelope.jsonrpc != "2.0":
@@ -99,6 +101,21 @@ def parse(raw: bytes) -> Message:
     if envelope.method is not msgspec.UNSET:
         return _parse_call(envelope, envelope.method, raw)
     return _parse_response(envelope, raw)
+
+
+def _read_again(raw: bytes, error: Exception) -> _Envelope:
+    """Read what cannot be read because it has half a character somewhere; see actors/reading.py."""
+    text = legible(raw)
+    if text is None:
+        raise _explain(raw, error) from None
+    try:
+        envelope = _decode_envelope(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as other:
+        raise _explain(text, other) from None
+    for name, value in (("id", envelope.id), ("method", envelope.method)):
+        if isinstance(value, str) and REPLACEMENT in value:  # two of them could not be told apart
+            raise InvalidMessage(INVALID_REQUEST, f'field "{name}" has half a character: an unpaired surrogate')
+    return envelope
 
 
 def _parse_call(envelope: _Envelope, method: str, raw: bytes) -> Message:
@@ -192,7 +209,7 @@ def with_id(message: Message, id: RequestId) -> Message:
     return Message(message.kind, id, message.method, _encode(fields), is_error=message.is_error)
 
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_fields = reader(dict[str, msgspec.Raw])
 
 
 class _RequestIdOnly(msgspec.Struct, frozen=True, gc=False):
@@ -203,7 +220,7 @@ class _Cancellation(msgspec.Struct, gc=False):
     params: _RequestIdOnly = _RequestIdOnly()
 
 
-_decode_cancellation = msgspec.json.Decoder(_Cancellation).decode
+_decode_cancellation = reader(_Cancellation)
 
 
 def cancelled_id(message: Message) -> RequestId | None:
@@ -244,7 +261,7 @@ class _Answer(msgspec.Struct):
     error: _Problem | None = None
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_answer = reader(_Answer)
 
 
 def code_of(answer: Message) -> int:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from actors.jsonrpc import Message, RequestId
 from actors.link import About, Established, Failure
 from actors.outcomes import Accepted, Answered, NotDone, Outcome, Problem, Said, Streaming, Withdrawn
-from actors.state import Ask, Call, Handshake, LinkPhase, Post, SetupChange
+from actors.state import NOTHING, Ask, Call, Handshake, LinkPhase, Post, SetupChange
 
 # All of a session's language is said under this module's name; outcomes have a file of their own for its length.
 __all__ = ["Accepted", "Answered", "NotDone", "Outcome", "Problem", "Said", "Streaming", "Withdrawn"]
@@ -104,6 +104,25 @@ class Close(Said, frozen=True, gc=False):
 
     ticket: int
     reason: str  # client | expired | admin | why it was uninitialized
+
+
+# ---- commands: from operators ---------------------------------------------------------------------
+
+
+class UpdateMetadata(Said, frozen=True, gc=False):
+    """Change what people have noted about the session: tags to put on and take off, values to set and to forget."""
+
+    ticket: int
+    add_tags: tuple[str, ...] = ()
+    remove_tags: tuple[str, ...] = ()
+    values: Mapping[str, Any] = NOTHING
+    forget: tuple[str, ...] = ()
+
+
+class Reinitialize(Said, frozen=True, gc=False):
+    """Drop the upstream's session and do the kept handshake again, whatever the upstream still knows."""
+
+    ticket: int
 
 
 # ---- commands: from the runtime and the link -----------------------------------------------------
@@ -199,6 +218,8 @@ Command = (
     | Look
     | NoteShown
     | Close
+    | UpdateMetadata
+    | Reinitialize
     | Recovered
     | ConnectNow
     | LinkUp
@@ -368,6 +389,17 @@ class ValuesChanged(Said, frozen=True, gc=False):
     values: Mapping[str, Any]
 
 
+class MetadataChanged(Said, frozen=True, gc=False):
+    hard: ClassVar[bool] = True
+    metadata: Mapping[str, Any]
+
+
+class ReinitializationBegun(Said, frozen=True, gc=False):
+    """The next link is to begin anew; a failure that the session had is forgiven until it is seen again."""
+
+    hard: ClassVar[bool] = True
+
+
 class Touched(Said, frozen=True, gc=False):
     hard: ClassVar[bool] = False
     at_unix_s: float
@@ -413,6 +445,8 @@ Event = (
     | CursorMoved
     | Shown
     | ValuesChanged
+    | MetadataChanged
+    | ReinitializationBegun
     | Touched
     | Failed
     | Closed

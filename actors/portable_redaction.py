@@ -12,7 +12,6 @@ slip: no reader takes it for an id.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from actors.ids import reference_of
 from actors.portable_schema import PortableHistory, PortableSession, Text
 
 REDACTED = "[redacted]"
@@ -82,13 +82,19 @@ def redact(session: PortableSession) -> PortableSession:
     )
 
 
+def without_credentials(text: str) -> str:
+    """Give a text that people wrote, or programs about their troubles, without what looks like a credential."""
+    return _CREDENTIAL.sub(REDACTED, text)
+
+
 def _without_contents(history: PortableHistory) -> PortableHistory:
     """Give a history without arguments and results: that a tool was called is no secret, with what may be one."""
     pages = tuple(
         replace(
             page,
             calls=tuple(
-                replace(call, arguments=_noted(call.arguments), result=_noted(call.result)) for call in page.calls
+                replace(call, arguments=without_contents(call.arguments), result=without_contents(call.result))
+                for call in page.calls
             ),
         )
         for page in history.pages
@@ -96,12 +102,13 @@ def _without_contents(history: PortableHistory) -> PortableHistory:
     return replace(history, pages=pages)
 
 
-def _noted(text: str | None) -> str | None:
+def without_contents(text: str | None) -> str | None:
+    """Give what a tool was called with, or answered, as it may be shown: how long it was; None: not recorded."""
     return None if text is None else _blank(text)
 
 
 def _pseudonym(session_id: str) -> str:
-    return f"[redacted {hashlib.blake2b(session_id.encode(), digest_size=12).hexdigest()}]"
+    return f"[redacted {reference_of(session_id)}]"
 
 
 def _blank(text: Text) -> str:

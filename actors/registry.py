@@ -15,12 +15,14 @@ import trio
 from msgspec.structs import replace
 
 from actors import messages as say
-from actors.ids import Principal, SessionId
+from actors.ids import ANONYMOUS, Principal, SessionId
+from actors.index import SessionIndex
 from actors.session import SessionActor
 from actors.snapshots import to_header
 from actors.state import SessionState
 from actors.supervisor import ChildSpec, supervise
 from actors.surroundings import Surroundings
+from actors.tally import Tally
 from persistence.records import SnapshotHeader, Tombstone
 from persistence.writer import Receipt
 
@@ -39,7 +41,7 @@ class SessionNotFound(Exception):
 
 
 class TooManySessions(Exception):
-    """As many sessions exist as may; ended or expired ones make room."""
+    """As many sessions exist as may, in all or of this principal; ended or expired ones make room."""
 
 
 class Draining(Exception):
@@ -66,13 +68,22 @@ class RegistryStatistics:
 class Registry:
     """All sessions of a runtime."""
 
-    def __init__(self, shared: Surroundings, nursery: trio.Nursery, *, sessions_max: int) -> None:
+    def __init__(
+        self,
+        shared: Surroundings,
+        nursery: trio.Nursery,
+        *,
+        sessions_max: int,
+        sessions_per_principal_max: int | None = None,
+    ) -> None:
         self.shared = shared
         self._nursery = nursery
         self._sessions_max = sessions_max
-        self._index: dict[SessionId, SnapshotHeader] = {}
+        self._sessions_per_principal_max = sessions_per_principal_max
+        self._index = SessionIndex()
         self._residents: dict[SessionId, SessionActor] = {}
-        self._opening: set[SessionId] = set()  # residents that are not in the index yet
+        self._opening: dict[SessionId, str] = {}  # residents that are not in the index yet: whose they will be
+        self._opening_of = Tally()
         self._turned_away = 0
         self._draining = False
         self._all_gone = trio.Event()
@@ -82,19 +93,23 @@ class Registry:
 
     def learn(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add stored sessions to the index."""
-        self._index.update((SessionId(header.session_id), header) for header in headers)
+        self._index.put_all(headers)
 
     def adopt(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add sessions that were stored all the while, but not known; what is in the index already is fresher."""
         for header in headers:
-            self._index.setdefault(SessionId(header.session_id), header)
+            self._index.put_if_new(header)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def headers(self) -> Iterator[SnapshotHeader]:
         """Give every session's header as last known, in no order. Do not wait while iterating."""
-        return iter(self._index.values())
+        return iter(self._index)
+
+    def header(self, session_id: SessionId) -> SnapshotHeader | None:
+        """Give a session's header as last known; None if there is no such session."""
+        return self._index.get(session_id)
 
     def residents(self) -> list[SessionActor]:
         """Give the live actors."""
@@ -102,10 +117,16 @@ class Registry:
 
     def _changed(self, state: SessionState) -> None:
         if state.closed:
-            self._index.pop(state.session_id, None)
+            self._index.pop(state.session_id)
         elif state.opened:
-            self._opening.discard(state.session_id)
-            self._index[state.session_id] = to_header(state)
+            self._opened(state.session_id)
+            self._index.put(to_header(state))
+
+    def _opened(self, session_id: SessionId) -> None:
+        """Count a session among those being opened no more: it is in the index now, or will never be."""
+        owner = self._opening.pop(session_id, None)
+        if owner is not None:
+            self._opening_of.remove(owner)
 
     # ---- finding ----
 
@@ -120,8 +141,20 @@ class Registry:
         if len(self._index) + len(self._opening) >= self._sessions_max:
             self._turned_away += 1
             raise TooManySessions(f"{self._sessions_max} sessions exist already")
-        self._opening.add(state.session_id)
+        owner = state.principal.digest
+        if self._has_enough(owner):
+            self._turned_away += 1
+            raise TooManySessions(f"you have {self._sessions_per_principal_max} sessions already; end some first")
+        self._opening[state.session_id] = owner
+        self._opening_of.add(owner)
         return self._start(state.session_id, fresh=state)
+
+    def _has_enough(self, owner: str) -> bool:
+        """Whether a principal has as many sessions as one may. The anonymous one is everybody, and has no bound."""
+        bound = self._sessions_per_principal_max
+        if bound is None or owner == ANONYMOUS.digest:
+            return False
+        return self._index.owned_by(owner) + self._opening_of.of(owner) >= bound
 
     def find(self, session_id: SessionId, principal: Principal, server_id: str | None = None) -> SessionActor:
         """Give the session's actor, brought to life if need be.
@@ -173,7 +206,7 @@ class Registry:
         try:
             await supervise(ChildSpec("session", actor.run, gave_up=actor.gave_up))
         finally:
-            self._opening.discard(actor.session_id)
+            self._opened(actor.session_id)
             if self._residents.get(actor.session_id) is actor:
                 del self._residents[actor.session_id]
             if not self._residents:
@@ -189,24 +222,24 @@ class Registry:
         header = self._index.get(session_id)
         log.error("session is uninitialized", session=session_id[:6], reason=reason)
         if header is not None:
-            self._index[session_id] = replace(header, failure=reason)
+            self._index.put(replace(header, failure=reason))
 
     # ---- removing ----
 
     def remove(self, session_id: SessionId, reason: str) -> None:
         """End a session from our side (expired, uninitialized, an operator's wish), soon and without waiting."""
         actor = self._residents.get(session_id)
-        if actor is not None:
+        if actor is not None and not actor.ended:  # one that has ended, and is about to leave, takes nothing more
             actor.tell(say.Close(0, reason))
             return
-        header = self._index.pop(session_id, None)
+        header = self._index.pop(session_id)
         if header is None:
             return
         tombstone = Tombstone(session_id, reason, self.shared.clock.now_unix_s())
 
         def receipt(receipt: Receipt) -> None:
             if receipt.failure is not None and header is not None:
-                self._index.setdefault(session_id, header)  # there was no room even for that: the reaper tries again
+                self._index.put_if_new(header)  # there was no room even for that: the reaper tries again
 
         self.shared.writer.bury(tombstone, receipt)
 
@@ -239,7 +272,7 @@ class Registry:
 
     def statistics(self) -> RegistryStatistics:
         """Count the sessions."""
-        uninitialized = sum(1 for header in self._index.values() if header.failure)
+        uninitialized = sum(1 for header in self._index if header.failure)
         return RegistryStatistics(len(self._index), len(self._residents), uninitialized, self._turned_away)
 
 

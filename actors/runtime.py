@@ -48,6 +48,7 @@ class RuntimeOptions:
 
     limits: Limits = Limits()  # of one session
     sessions_max: int = 100_000
+    sessions_per_principal_max: int | None = None  # None: no bound but `sessions_max`; the anonymous one has none
     resident_sessions_max: int = 10_000  # the restorer brings no more to life; with more, the longest idle leave
     session_ttl_seconds: float = 24 * 3600.0  # from the last activity
     reaper_rules: ReaperRules = ReaperRules()
@@ -277,7 +278,12 @@ async def _living(keeper: _Keeper, connect: Connect | None, options: RuntimeOpti
             log_epoch=_draw_epoch() if _may_lose_what_was_told(keeper.store) else None,
             gate_open_always=options.gate_open_always,
         )
-        registry = Registry(shared, living, sessions_max=options.sessions_max)
+        registry = Registry(
+            shared,
+            living,
+            sessions_max=options.sessions_max,
+            sessions_per_principal_max=options.sessions_per_principal_max,
+        )
         try:
             yield registry
         finally:

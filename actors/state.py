@@ -46,6 +46,8 @@ class Limits:
     event_bytes_max: int = 16 * 1024 * 1024  # of one; an answer or question that is larger becomes an error
     streams_kept_max: int = 32  # ended streams whose events can still be replayed; at least `calls_in_flight_max`
     values_bytes_max: int = 256 * 1024  # the application's key-value map, encoded; more: REFUSED
+    metadata_bytes_max: int = 16 * 1024  # what clients and operators note about it, encoded; more: REFUSED
+    tags_max: int = 32  # more: REFUSED
     call_history_max: int = 200  # calls of tools that can be looked up; older ones are trimmed; 0: none are noted
     call_history_bytes_max: int = 1024 * 1024  # their records together; older ones are trimmed
     call_history_contents: bool = False  # record arguments and results, too: they may hold secrets
@@ -217,6 +219,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
         default_factory=_nothing
     )  # that the other side works on, by id: until when (Unix time) they hold the session
     link: LinkPhase = LinkPhase.DOWN
+    begin_anew: bool = False  # the next link repeats the handshake, even if the upstream still knows the session
     closed: bool = False
 
     @property

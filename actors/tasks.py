@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from actors.jsonrpc import Kind, Message
+from actors.reading import reader
 
 STATUS_NOTIFICATION = "notifications/tasks/status"
 _METHOD_PREFIX = "tasks/"
@@ -48,9 +49,9 @@ class _TaskNotification(msgspec.Struct, gc=False):
     params: _Task
 
 
-_decode_created = msgspec.json.Decoder(_CreatedAnswer).decode
-_decode_answer = msgspec.json.Decoder(_TaskAnswer).decode
-_decode_notification = msgspec.json.Decoder(_TaskNotification).decode
+_decode_created = reader(_CreatedAnswer)
+_decode_answer = reader(_TaskAnswer)
+_decode_notification = reader(_TaskNotification)
 
 
 def news_in_answer(method: str, request: Message, answer: Message) -> TaskNews | None:

@@ -93,12 +93,14 @@ class Window:
 class Caller(asyncio.Protocol):
     """One session on one kept-alive connection, with one call in flight: opens, calls, closes."""
 
-    def __init__(self, url: str, number: int, window: Window) -> None:
+    def __init__(self, url: str, number: int, window: Window, token: str = "") -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._number = number
         self._window = window
         self._line = f"{{}} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        if token:
+            self._line += f"Authorization: Bearer {token}\r\n"
         self._session_id = ""
         self._head = ""
         self._transport: asyncio.Transport | None = None

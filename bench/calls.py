@@ -90,7 +90,7 @@ def put_load(target: Target, sessions: int, seconds: float, cores: Cores) -> Mea
       bench.children.ChildFailed
     """
     arguments = ["bench.load", "--url", target.url, "--sessions", str(sessions), "--seconds", str(seconds)]
-    arguments += ["--watched-pid", str(target.pid)]
+    arguments += ["--watched-pid", str(target.pid), *(["--token", target.token] if target.token else [])]
     seconds_max = seconds + LOAD_SECONDS_EXTRA_MAX
     output = run_to_end(f"load on {target.name}", arguments, core=cores.measuring, seconds_max=seconds_max)
     return Measured(**json.loads(output))

@@ -35,6 +35,7 @@ class Plan:
     seconds: float = 3.0  # the measured window
     warm_up_seconds: float = 0.3
     watched_pid: int = 0  # whose CPU time is read; 0: nobody's
+    token: str = ""  # presented with each request; "": none
 
 
 @attrs.frozen
@@ -69,7 +70,7 @@ async def run(plan: Plan) -> Measured:
       bench.procfs.ProcessGone: the watched process has ended.
     """
     window = Window()
-    sessions = [Caller(plan.url, number, window) for number in range(plan.sessions)]
+    sessions = [Caller(plan.url, number, window, plan.token) for number in range(plan.sessions)]
     try:
         begun_at = perf_counter()
         await _each(sessions, lambda session: session.open())
@@ -102,7 +103,7 @@ async def run_populate(plan: Plan) -> Measured:
       SessionFailed
     """
     window = Window()
-    sessions = (Caller(plan.url, number, window) for number in range(plan.sessions))
+    sessions = (Caller(plan.url, number, window, plan.token) for number in range(plan.sessions))
     cpu_before, begun_at = _cpu(plan), perf_counter()
     await _each(sessions, _visit)
     seconds = perf_counter() - begun_at
@@ -155,6 +156,7 @@ async def _each(sessions: Iterable[Caller], do: Callable[[Caller], Coroutine[Any
 @click.option("--seconds", default=3.0)
 @click.option("--warm-up-seconds", default=0.3)
 @click.option("--watched-pid", default=0)
+@click.option("--token", default="", help="Present it with each request.")
 @click.option("--populate", is_flag=True, help="Only open the sessions, and leave them open and unconnected.")
 def main(populate: bool, **options: Any) -> None:
     """Put load on an MCP server and say in JSON what came of it."""

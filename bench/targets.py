@@ -16,11 +16,13 @@ from bench.cores import Cores
 
 DIRECT = "direct"  # the upstream itself
 GATEWAY = "gateway"  # `outlast serve`, SQLite store
+GUARDED = "gateway-token"  # the same, and every request has a token
 HYPERCORN = "hypercorn"  # a trivial ASGI app: no relaying at all
 RELAY = "relay"  # the bare relay with JSON parsing
-ALL = (DIRECT, GATEWAY, HYPERCORN, RELAY)
+ALL = (DIRECT, GATEWAY, GUARDED, HYPERCORN, RELAY)
+TOKEN = "a-token-for-the-load-alone"
 SERVER_ID = "bench"  # what the gateway calls the scripted upstream
-SPEAK_SSE = (DIRECT, GATEWAY)  # the references pass on plain JSON only
+SPEAK_SSE = (DIRECT, GATEWAY, GUARDED)  # the references pass on plain JSON only
 
 
 @attrs.frozen
@@ -30,6 +32,7 @@ class Target:
     name: str
     url: str
     pid: int  # whose CPU time is measured
+    token: str = ""  # to present with each request
 
 
 @contextlib.contextmanager
@@ -57,7 +60,12 @@ def upstream_child(*, folder: Path, core: int | None, sse: bool = False) -> Iter
 
 @contextlib.contextmanager
 def gateway_child(
-    upstream_url: str, *, folder: Path, core: int | None, environment: Mapping[str, str] | None = None
+    upstream_url: str,
+    *,
+    folder: Path,
+    core: int | None,
+    environment: Mapping[str, str] | None = None,
+    name: str = GATEWAY,
 ) -> Iterator[Child]:
     """Run the gateway with its SQLite store in `folder` for the length of the block.
 
@@ -66,6 +74,7 @@ def gateway_child(
       folder: for the store, `outlast.db`, and the log.
       core: where it runs; None: anywhere.
       environment: further settings, by their environment variables.
+      name: of the child, and of its log.
     """
     arguments = ["outlast", "serve", "--listen", "127.0.0.1:0", "--server", f"{SERVER_ID}={upstream_url}"]
     settings = {
@@ -73,7 +82,7 @@ def gateway_child(
         "OUTLAST_LOG_LEVEL": "warning",
         **(environment or {}),
     }
-    with child(GATEWAY, arguments, core=core, logs=folder, environment=settings) as running:
+    with child(name, arguments, core=core, logs=folder, environment=settings) as running:
         yield running
 
 
@@ -88,6 +97,13 @@ def _start(name: str, upstream: Child, stack: contextlib.ExitStack, folder: Path
     if name == GATEWAY:
         running = stack.enter_context(gateway_child(upstream.url, folder=folder, core=cores.measured))
         return Target(name, mcp_url(running), running.pid)
+    if name == GUARDED:
+        own = folder / GUARDED  # a store has one user
+        own.mkdir()
+        settings = {"OUTLAST_CLIENT_TOKENS": f"load={TOKEN}"}
+        guarded = gateway_child(upstream.url, folder=own, core=cores.measured, environment=settings, name=GUARDED)
+        running = stack.enter_context(guarded)
+        return Target(name, mcp_url(running), running.pid, TOKEN)
     arguments = ["bench.references", name] + (["--upstream", upstream.url] if name == RELAY else [])
     running = stack.enter_context(child(name, arguments, core=cores.measured, logs=folder))
     return Target(name, running.url, running.pid)

@@ -1,4 +1,4 @@
-"""Access as settings: who is let in with which token, what servers are told of us, and TLS.
+"""Access as settings: who is let in with which token, and what servers are told of us.
 
 The kinds know how secrets are written by people; `authentication_of` and its neighbours make of them what the transport
 asks. Secrets come from the configuration file and the environment, never from flags, which every user of the machine
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from outlast.kinds import Kind, Refused
+from outlast.targets import StdioTarget
 
 if TYPE_CHECKING:
-    import ssl
-
     from outlast.settings import Settings
     from transport.authentication import Authentication, Verifier
     from transport.signing_keys import SigningKeys
 
 TOKEN_CHARACTERS_MIN = 16
+_FACES = ("mcp", "sse", "messages", "ws")  # last segments of the endpoints' paths
 _NAMED = "NAME = TOKEN (in one text: NAME=TOKEN, separated by commas or line ends)"
 
 
@@ -71,22 +71,7 @@ def _pairs(raw: object) -> list[tuple[object, object]]:
 
 def _read_server_headers(raw: object) -> Mapping[str, Mapping[str, str]]:
     """Read a table SERVER -> HEADER -> VALUE, or lines `SERVER: HEADER: VALUE`."""
-    allowed = "it must be a table of SERVER = { HEADER = VALUE } (in one text: SERVER: HEADER: VALUE in a line each)"
-    table: dict[str, dict[str, str]] = {}
-    if isinstance(raw, Mapping):
-        for server, headers in raw.items():
-            if not isinstance(headers, Mapping) or not all(isinstance(value, str) for value in headers.values()):
-                raise Refused(f"server {server!r}: {allowed}")
-            table[str(server)] = {str(name): value for name, value in headers.items()}
-    elif isinstance(raw, str):
-        for line in filter(str.strip, raw.splitlines()):
-            server, _, header = line.partition(":")
-            name, colon, value = header.partition(":")
-            if not colon:
-                raise Refused(allowed)
-            table.setdefault(server.strip(), {})[name.strip()] = value.strip()
-    else:
-        raise Refused(allowed)
+    table = _server_table(raw, ":", "HEADER")
     from transport.upstreams.http_target import check_headers  # here: few have such headers, and all read settings
 
     for server, headers in table.items():
@@ -94,7 +79,39 @@ def _read_server_headers(raw: object) -> Mapping[str, Mapping[str, str]]:
             check_headers(headers)
         except ValueError as error:
             raise Refused(f"server {server!r}: {error}") from None
-    return MappingProxyType({server: MappingProxyType(headers) for server, headers in table.items()})
+    return table
+
+
+def _read_server_environment(raw: object) -> Mapping[str, Mapping[str, str]]:
+    """Read a table SERVER -> VARIABLE -> VALUE, or lines `SERVER: VARIABLE=VALUE`."""
+    table = _server_table(raw, "=", "VARIABLE")
+    for server, variables in table.items():
+        for name, value in variables.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise Refused(f"server {server!r}: {name!r}: a variable has a name without '=', and no zero bytes")
+    return table
+
+
+def _server_table(raw: object, sign: str, what: str) -> Mapping[str, Mapping[str, str]]:
+    """Read a table of tables of texts, or in one text a line `SERVER: NAME<sign>VALUE` for each."""
+    line_form = f"SERVER: {what}{sign}{' ' if sign == ':' else ''}VALUE"
+    allowed = f"it must be a table of SERVER = {{ {what} = VALUE }} (in one text: {line_form} in a line each)"
+    table: dict[str, dict[str, str]] = {}
+    if isinstance(raw, Mapping):
+        for server, pairs in raw.items():
+            if not isinstance(pairs, Mapping) or not all(isinstance(value, str) for value in pairs.values()):
+                raise Refused(f"server {server!r}: {allowed}")
+            table[str(server)] = {str(name): value for name, value in pairs.items()}
+    elif isinstance(raw, str):
+        for line in filter(str.strip, raw.splitlines()):
+            server, _, pair = line.partition(":")
+            name, found, value = pair.partition(sign)
+            if not found:
+                raise Refused(allowed)
+            table.setdefault(server.strip(), {})[name.strip()] = value.strip()
+    else:
+        raise Refused(allowed)
+    return MappingProxyType({server: MappingProxyType(pairs) for server, pairs in table.items()})
 
 
 def _read_file(raw: object) -> Path | None:
@@ -141,6 +158,9 @@ CLIENT_TOKENS: Kind[Mapping[str, str]] = Kind(_read_tokens, _shown_names, "NAME=
 SERVER_HEADERS: Kind[Mapping[str, Mapping[str, str]]] = Kind(
     _read_server_headers, _shown_names, "SERVER: HEADER: VALUE"
 )
+SERVER_ENVIRONMENT: Kind[Mapping[str, Mapping[str, str]]] = Kind(
+    _read_server_environment, _shown_names, "SERVER: VARIABLE=VALUE"
+)
 FILE: Kind[Path | None] = Kind(_read_file, lambda raw: "none" if raw is None else repr(str(raw)), "FILE")
 URL: Kind[str] = Kind(_read_url, metavar="URL")
 KEYS: Kind[str] = Kind(_read_keys, metavar="URL|FILE")
@@ -166,8 +186,23 @@ def access_troubles(settings: Settings) -> list[str]:
         troubles.append("oauth_issuer needs public_url or oauth_audiences: the name of this gateway in tokens")
     if (settings.certfile is None) != (settings.keyfile is None):
         troubles.append("certfile and keyfile go together: set both, or neither")
-    unknown = [name for name in settings.server_headers if name not in settings.servers]
-    troubles += [f"server_headers: there is no server {name!r}" for name in unknown]
+    return troubles + _credential_troubles(settings)
+
+
+def _credential_troubles(settings: Settings) -> list[str]:
+    """Say what was set for a server that would not reach it: whoever set it relies on it."""
+    troubles = []
+    for setting, table in (
+        ("server_headers", settings.server_headers),
+        ("server_environment", settings.server_environment),
+    ):
+        for name in table:
+            target = settings.servers.get(name)
+            if target is None:
+                troubles.append(f"{setting}: there is no server {name!r}")
+            elif isinstance(target, StdioTarget) == (setting == "server_headers"):
+                other = "a program: set server_environment" if setting == "server_headers" else "no program"
+                troubles.append(f"{setting}: server {name!r} is {other}")
     return troubles
 
 
@@ -221,20 +256,3 @@ def _signing_keys(settings: Settings) -> SigningKeys:
     if settings.oauth_keys and "://" not in settings.oauth_keys:
         return KeysOfFile(Path(settings.oauth_keys))
     return FetchedKeys(settings.oauth_issuer, url=settings.oauth_keys)
-
-
-def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """Make the TLS context of the listening address; None: plain HTTP.
-
-    Raises:
-      OSError, ssl.SSLError: the files cannot be read, or do not belong together.
-    """
-    if settings.certfile is None or settings.keyfile is None:
-        return None
-    import ssl  # 20 ms, for those who serve TLS
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.certfile, settings.keyfile)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

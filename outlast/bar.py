@@ -1,4 +1,4 @@
-"""A progress bar in one line of a terminal. rich would do it, too, for one dependency more."""
+"""A progress bar in one line of a terminal. rich would do it, too, and takes longer to load than it would be shown."""
 
 from __future__ import annotations
 

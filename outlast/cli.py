@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outlast import __version__, operators
 from outlast.kinds import SWITCH
 from outlast.refusing import PROGRAM
 from outlast.refusing import refuse as _refuse
@@ -62,13 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) 
 def _show_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from importlib import metadata
-
-    try:
-        version = metadata.version(PROGRAM)
-    except metadata.PackageNotFoundError:
-        version = "of this folder (not installed)"
-    click.echo(f"{PROGRAM} {version}")
+    click.echo(f"{PROGRAM} {__version__}")
     context.exit()
 
 
@@ -264,7 +259,8 @@ def _tell(line: str) -> None:
 
 @_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
-def _health_command(url: str | None) -> int:
+@click.option("--cafile", type=click.Path(path_type=Path), metavar="FILE", help="Whom to trust (PEM), for https.")
+def _health_command(url: str | None, cafile: Path | None) -> int:
     """Ask a running gateway whether it is alive and ready.
 
     \b
@@ -275,7 +271,7 @@ def _health_command(url: str | None) -> int:
     """
     import trio
 
-    from outlast.health import ask_health, health_base
+    from outlast.health import ask_health, health_base, trust
     from outlast.kinds import Refused
     from outlast.urls import local_url, read_address
 
@@ -284,7 +280,11 @@ def _health_command(url: str | None) -> int:
         base = health_base(url if url is not None else local_url(read_address(listen)))
     except Refused as refused:
         return _refuse(f"--url {redacted(url)}: {refused}" if url is not None else f"OUTLAST_LISTEN: {refused}")
-    health = trio.run(ask_health, base)
+    try:
+        context = None if cafile is None else trust(cafile)
+    except Refused as refused:
+        return _refuse(f"--cafile {cafile}: {refused}")
+    health = trio.run(functools.partial(ask_health, base, context=context))
     click.echo(f"{PROGRAM}: {health}")
     return health.code
 
@@ -396,6 +396,10 @@ def _rekey(settings: Settings, *, only_count: bool, take_over: bool) -> Rekeyed:
             bar.update(done - bar.pos)
 
         return trio.run(functools.partial(rekey, settings, take_over=take_over, tell=tell))
+
+
+for _command in (operators.sessions, operators.analytics, operators.top):
+    _program.add_command(_command)
 
 
 def _about_usage(error: click.ClickException) -> str:

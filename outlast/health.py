@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
@@ -54,38 +55,53 @@ def health_base(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-async def ask_health(base: str, *, ask_seconds: float = ASK_SECONDS) -> Health:
+def trust(cafile: Path | None) -> ssl.SSLContext:
+    """Make the context to ask over HTTPS with.
+
+    Args:
+      cafile: whom to trust, PEM; None: whom the system trusts.
+
+    Raises:
+      Refused: it cannot be read, or has no certificate in it.
+    """
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:  # ssl.SSLError is one
+        raise Refused(f"it must be a file of certificates (PEM): {error.strerror or error}") from None
+
+
+async def ask_health(base: str, *, ask_seconds: float = ASK_SECONDS, context: ssl.SSLContext | None = None) -> Health:
     """Ask a gateway whether it is alive and ready.
 
     Args:
       base: its URL without a path, as `health_base` gives it.
       ask_seconds: how long both questions may take.
+      context: whom to trust, for https; None: whom the system trusts.
     """
     with trio.move_on_after(ask_seconds):
         # http.client bounds each read, not their sum; so the thread is left behind if somebody drips bytes at
         # us.
-        return await trio.to_thread.run_sync(_ask, base, ask_seconds, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(_ask, base, ask_seconds, context, abandon_on_cancel=True)
     return Health(base, alive=False, ready=False, detail=f"nothing within {ask_seconds:g} s")
 
 
-def _ask(base: str, ask_seconds: float) -> Health:
+def _ask(base: str, ask_seconds: float, context: ssl.SSLContext | None) -> Health:
     try:
-        status, text = _get(base, "/healthz", ask_seconds)
+        status, text = _get(base, "/healthz", ask_seconds, context)
         if status != 200:
             return Health(base, alive=False, ready=False, detail=f"/healthz: {status} {text}".rstrip())
-        status, text = _get(base, "/readyz", ask_seconds)
+        status, text = _get(base, "/readyz", ask_seconds, context)
     except (OSError, http.client.HTTPException) as error:
         return Health(base, alive=False, ready=False, detail=str(error) or type(error).__name__)
     return Health(base, alive=True, ready=status == 200, detail=text)
 
 
-def _get(base: str, path: str, ask_seconds: float) -> tuple[int, str]:
+def _get(base: str, path: str, ask_seconds: float, context: ssl.SSLContext | None) -> tuple[int, str]:
     parts = urlsplit(base)
     host = parts.hostname or ""
     if parts.scheme == "https":
-        context = ssl.create_default_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            host, parts.port, timeout=ask_seconds, context=context
+            host, parts.port, timeout=ask_seconds, context=context or trust(None)
         )
     else:
         connection = http.client.HTTPConnection(host, parts.port, timeout=ask_seconds)

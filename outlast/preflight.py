@@ -13,7 +13,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from outlast.access import access_troubles, authentication_of, tls_of
+from outlast.access import access_troubles, authentication_of
+from outlast.certificate import tls_of
 from outlast.endings import StartRefused, address_refused
 from outlast.settings import Settings
 from outlast.targets import missing_commands

@@ -20,8 +20,10 @@ import trio
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
-from outlast.access import authentication_of, tls_of
+from outlast.access import authentication_of
+from outlast.administering import administration_of
 from outlast.at_rest import codec_of
+from outlast.certificate import CertificateFiles, keep_fresh, tls_of
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
@@ -34,6 +36,7 @@ from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.server import HttpServer, open_listeners, serve_http
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.stateless import StatelessUpstream
@@ -85,10 +88,11 @@ async def serve(
             pool,
             upstreams,
             headers=settings.server_headers,
+            environment=settings.server_environment,
             idle_seconds=settings.stdio_idle_seconds,
         )
         opened.callback(upstreams.cancel_scope.cancel)
-        connect = Upstreams(settings.servers, pool, settings.server_headers)
+        connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
@@ -104,6 +108,8 @@ async def serve(
             serving.start_soon(Watchdog().run)
             served = trio.Event()
             server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
+            if settings.certfile is not None and settings.keyfile is not None:
+                serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
@@ -180,8 +186,10 @@ def _gateway(
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
         breakers=upstreams.breakers,
+        operations=(administration_of(runtime, upstreams),),
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
+        quota=Quota(settings.exchanges_per_principal_max),
     )
 
 
@@ -203,6 +211,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
             call_total_seconds_max=settings.call_total_seconds_max,
         ),
         sessions_max=settings.sessions_max,
+        sessions_per_principal_max=settings.sessions_per_principal_max,
         resident_sessions_max=settings.resident_sessions_max,
         session_ttl_seconds=settings.session_ttl_seconds,
         reaper_rules=ReaperRules(

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_HEADERS, URL
+from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_ENVIRONMENT, SERVER_HEADERS, URL
 from outlast.at_rest import COMPRESSION, ENCRYPTION_KEYS
 from outlast.kinds import (
     DIRECTORY,
@@ -255,6 +255,13 @@ class Settings:
         "sessions in all; beyond, opening one is answered with 503",
         flag=True,
     )
+    # One client's mistake (a session for each call) is to be its own. A token may also be a whole company's.
+    sessions_per_principal_max: int = _setting(
+        count(1, 10_000_000), 10_000, "sessions of each client that has a token; beyond, opening one gets 503"
+    )
+    exchanges_per_principal_max: int = _setting(
+        count(1, 1_000_000), 5_000, "requests and streams at a time of each client that has a token; beyond, 429"
+    )
     resident_sessions_max: int = _setting(
         count(1, 1_000_000), 10_000, "sessions in memory; beyond, the longest idle are passivated", flag=True
     )
@@ -353,6 +360,12 @@ class Settings:
         SERVER_HEADERS,
         attrs.Factory(lambda: MappingProxyType({})),
         "headers for each server behind the gateway, such as its Authorization; never a client's",
+        default_text="none",
+    )
+    server_environment: Mapping[str, Mapping[str, str]] = _setting(
+        SERVER_ENVIRONMENT,
+        attrs.Factory(lambda: MappingProxyType({})),
+        "variables for each server that is a program, such as its API key; the gateway's own settings never reach one",
         default_text="none",
     )
     certfile: Path | None = _setting(FILE, None, "the certificate chain (PEM): serve HTTPS", flag=True)

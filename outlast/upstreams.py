@@ -54,17 +54,19 @@ class Upstreams:
         servers: Mapping[str, targets.Target],
         pool: HttpPool,
         headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         """
         Args:
           servers: where each server is, by name.
           pool: carries HTTP; it must be running.
           headers: sent to a server with every request, by the server's name: our credentials, never a client's.
+          environment: variables for the process of a server, by the server's name.
         """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
         self._connectors: dict[str, Connect] = {
-            name: _connector(target, pool, headers.get(name, {}), self.breakers[name])
+            name: _connector(target, pool, headers.get(name, {}), environment.get(name, {}), self.breakers[name])
             for name, target in servers.items()
         }
 
@@ -113,7 +115,13 @@ class _Observed:
         return link
 
 
-def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str], breaker: Breaker) -> Connect:
+def _connector(
+    target: targets.Target,
+    pool: HttpPool,
+    headers: Mapping[str, str],
+    environment: Mapping[str, str],
+    breaker: Breaker,
+) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
             streamable = StreamableHttpConnector(pool, HttpTarget.parse(url), headers, breaker=breaker)
@@ -127,7 +135,7 @@ def _connector(target: targets.Target, pool: HttpPool, headers: Mapping[str, str
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
-            return _Observed(StdioConnector(command), breaker)
+            return _Observed(StdioConnector(command, environment), breaker)
 
 
 async def open_stateless(
@@ -136,12 +144,13 @@ async def open_stateless(
     nursery: trio.Nursery,
     *,
     headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     idle_seconds: float,
 ) -> Mapping[str, StatelessUpstream]:
     """Make what asks each server without a session.
 
     Args:
-      headers: as for `Upstreams`.
+      headers, environment: as for `Upstreams`.
       nursery: runs what keeps processes; cancelling it ends them.
       idle_seconds: a process that nobody used for this long is ended.
     """
@@ -155,7 +164,8 @@ async def open_stateless(
                 from transport.upstreams.stdio import StdioConnector
 
                 limits = SharedProcessLimits(idle_seconds_max=idle_seconds)
-                process = StatelessStdio(StdioConnector(command), limits=limits)
+                connector = StdioConnector(command, environment.get(name, {}))
+                process = StatelessStdio(connector, limits=limits)
                 await nursery.start(process.run)
                 opened[name] = process
     return opened

@@ -8,5 +8,8 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    "tests.persistence.contract", "tests.persistence.lease_contract", "tests.persistence.faulty"
+    "tests.persistence.contract",
+    "tests.persistence.lease_contract",
+    "tests.persistence.faulty",
+    "tests.e2e.peers.peers_bed",
 )

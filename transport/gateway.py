@@ -35,6 +35,7 @@ from transport.face import Face
 from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
+from transport.quota import Quota
 from transport.socket_exchange import SocketExchange
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
@@ -59,6 +60,7 @@ class Gateway:
         operators: Operators = Operators(),
         breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
+        quota: Quota | None = None,
     ) -> None:
         """
         Args:
@@ -70,12 +72,14 @@ class Gateway:
           operators: who may use those that are for operators only.
           breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
+          quota: how much each of them may use; None: the default.
         """
         self._runtime = runtime
         self._policy = policy
         self._operations = tuple(operations)
         self._operators = operators
         self._authentication = authentication
+        self._quota = quota or Quota()
         self._draining = False
         self._faces: dict[str, Face] = {}
         self._sockets: dict[str, WebSocketFace] = {}
@@ -126,12 +130,21 @@ class Gateway:
     async def _authenticated(
         self, exchange: Exchange, face: Face, authentication: Authentication, extra: Headers
     ) -> None:
-        head = exchange.head
-        identity = authentication.remembered(head) or await authentication.identify(head)
-        if isinstance(identity, Identity):
-            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
-        else:
+        identity = await self._admit(exchange.head, authentication)
+        if not isinstance(identity, Identity):
             await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
+            return
+        try:
+            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
+        finally:
+            self._quota.leave(identity.principal)
+
+    async def _admit(self, head: RequestHead, authentication: Authentication) -> Identity | guard.Rejection:
+        """Say who asks, and count it until it leaves the quota; or what to answer."""
+        identity = authentication.remembered(head) or await authentication.identify(head)
+        if not isinstance(identity, Identity):
+            return identity
+        return self._quota.enter(identity.principal) or identity
 
     async def serve_socket(self, socket: SocketExchange) -> None:
         """Serve one WebSocket connection; who may come is decided before it is accepted.
@@ -152,11 +165,19 @@ class Gateway:
         elif self._authentication is None:
             await face.serve(socket, ANONYMOUS)
         else:
-            identity = await self._authentication.identify(head)
-            if isinstance(identity, Identity):
-                await face.serve(socket, identity.principal, self._authentication.deadline(identity))
-            else:
-                await socket.refuse(identity.status, identity.headers, identity.body)
+            await self._socket_of_somebody(socket, face, self._authentication)
+
+    async def _socket_of_somebody(
+        self, socket: SocketExchange, face: WebSocketFace, authentication: Authentication
+    ) -> None:
+        identity = await self._admit(socket.head, authentication)
+        if not isinstance(identity, Identity):
+            await socket.refuse(identity.status, identity.headers, identity.body)
+            return
+        try:
+            await face.serve(socket, identity.principal, authentication.deadline(identity))
+        finally:
+            self._quota.leave(identity.principal)
 
     async def _operate(self, exchange: Exchange, extra: Headers) -> None:
         head = exchange.head

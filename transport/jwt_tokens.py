@@ -75,7 +75,7 @@ class JwtTokens:
             raise TokenInvalid("it has expired") from None
         except jwt.InvalidAudienceError:
             raise TokenInvalid("it was issued for another resource") from None
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, TypeError) as error:  # TypeError: an algorithm that is not for keys of this type
             raise TokenInvalid(f"{type(error).__name__.removesuffix('Error')}") from None
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:

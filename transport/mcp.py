@@ -9,7 +9,6 @@ Streamable HTTP).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
 from actors.messages import Problem
+from actors.reading import reader
 from actors.state import SetupChange
 
 HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -381,7 +381,7 @@ _Entries = msgspec.defstruct(
     array_like=True,
     gc=False,
 )
-_decode_entries: Any = msgspec.json.Decoder(_Entries).decode
+_decode_entries = reader(_Entries)
 
 
 def _first_entries(body: bytes) -> list[bytes]:
@@ -390,7 +390,7 @@ def _first_entries(body: bytes) -> list[bytes]:
     return [bytes(entry) for entry in entries if entry is not msgspec.UNSET]
 
 
-_decode_named = msgspec.json.Decoder(_NamedRequest).decode
+_decode_named = reader(_NamedRequest)
 
 
 def _named(message: Message) -> _NameOnly:
@@ -429,15 +429,15 @@ class _InitializeAnswer(msgspec.Struct, gc=False):
     result: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode_initialize_answer = msgspec.json.Decoder(_InitializeAnswer).decode
+_decode_initialize_answer = reader(_InitializeAnswer)
 
 
 class _OpeningParams(msgspec.Struct, gc=False):
     params: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode_opening = msgspec.json.Decoder(_OpeningParams).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_opening = reader(_OpeningParams)
+_decode_fields = reader(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 

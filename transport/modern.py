@@ -21,6 +21,7 @@ import msgspec
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
+from actors.reading import reader
 from transport import mcp
 from transport.mcp import HEADER_MISMATCH, META_VERSION, MODERN_REVISIONS, Rejection
 
@@ -104,9 +105,9 @@ class _ErrorAnswer(msgspec.Struct, gc=False):
     error: _Code = _Code()
 
 
-_decode_request = msgspec.json.Decoder(_Request).decode
-_decode_error = msgspec.json.Decoder(_ErrorAnswer).decode
-_decode_text = msgspec.json.Decoder(str).decode
+_decode_request = reader(_Request)
+_decode_error = reader(_ErrorAnswer)
+_decode_text = msgspec.json.Decoder(str).decode  # strict: half a character equals no header
 
 
 def classify(headers: Mapping[str, str], body: bytes) -> ModernRequest | Dropped | Rejection:

@@ -2,7 +2,9 @@
 
 With a token, whoever presents it (RFC 6750, 2.1), from wherever. Without one, whoever comes straight from this machine:
 the operator who has just started a gateway there is to see its health without further ado. A request that a proxy
-passed on comes from this machine, too, and says so in its headers: it is nobody's until there is a token.
+passed on comes from this machine, too, and says so in its headers: it is nobody's until there is a token. So is what
+a web page asks for: a browser on this machine shows pages of strangers, and where clients' pages are allowed (CORS)
+one of them could otherwise read and end sessions.
 
 Clients' credentials never make an operator, and the operators' token opens no session.
 """
@@ -19,6 +21,7 @@ from transport.guard import Rejection
 from transport.handler import JSON_HEADERS, error_body
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_OWN_SITE = frozenset(("none", "same-origin"))  # Sec-Fetch-Site of what a person typed in, or our own page asked for
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="operators"')
 
 
@@ -59,7 +62,10 @@ def _digest(token: str) -> bytes:
 
 
 def _is_from_this_machine(head: RequestHead) -> bool:
-    if any(name in head.headers for name in _FORWARDED):
+    headers = head.headers
+    if "origin" in headers or headers.get("sec-fetch-site", "none") not in _OWN_SITE:
+        return False
+    if any(name in headers for name in _FORWARDED):
         return False
     try:
         address = ipaddress.ip_address(head.peer.partition("%")[0])

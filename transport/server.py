@@ -38,6 +38,8 @@ DESCRIPTORS_KEPT = 200  # for stores, upstreams and files, out of what the proce
 CONNECTIONS_MAX = 20_000
 _ACCEPT_BATCH = 64  # accepted in one go before others have their turn
 _ACCEPT_PAUSE_SECONDS = 0.1  # after the process ran out of descriptors; trio's own accept loop waits as long
+_REFUSAL_SECONDS = 1.0
+_REFUSAL_BYTES = 64 * 1024
 _TLS_HANDSHAKE_SECONDS = 10.0
 # accept(2): the process or the system is out of something ...
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -161,6 +163,12 @@ class HttpServer:
         return ServerStatistics(
             self._open, self._accepted, self._refused, self._failed, self._handed_over, self._pauses
         )
+
+    def renew_tls(self, tls: ssl.SSLContext) -> None:
+        """Speak TLS with this context on connections that come from now on; those that are there keep theirs."""
+        if self._tls is None:
+            raise ValueError("this server does not speak TLS")
+        self._tls = tls
 
     def stop(self) -> None:
         """Accept no more; connections finish their current answer, with `Connection: close`, and close.
@@ -348,10 +356,21 @@ async def _shake_hands(client: socket.socket, tls: ssl.SSLContext) -> trio.SSLSt
     try:
         with trio.fail_after(_TLS_HANDSHAKE_SECONDS):
             await stream.do_handshake()
-    except (trio.BrokenResourceError, trio.TooSlowError):
+    except (trio.BrokenResourceError, trio.TooSlowError) as error:
+        if getattr(error.__cause__, "reason", "") == "HTTP_REQUEST":  # OpenSSL's word for it
+            await _answer_in_clear(stream.transport_stream)
         await trio.aclose_forcefully(stream)
         return None
     return stream
+
+
+async def _answer_in_clear(stream: trio.SocketStream) -> None:
+    """Tell a client that speaks HTTP where TLS is spoken what is wrong, as Go and nginx do: no data is worth less."""
+    body = error_body("this port speaks HTTPS: write https:// in the URL")
+    with suppress(trio.BrokenResourceError), trio.move_on_after(_REFUSAL_SECONDS):
+        await stream.send_all(answer_head(400, JSON_HEADERS, closes=True, body_length=len(body)) + body)
+        await stream.send_eof()
+        await stream.receive_some(_REFUSAL_BYTES)  # closed with bytes unread, the reset may overtake the answer
 
 
 def _trio_stream(client: socket.socket) -> trio.SocketStream:

@@ -72,7 +72,7 @@ class FakeUpstream:
         handshake = session.handshake
         if handshake is None:
             return Established(resumed=session.opened)
-        if handshake.upstream_session_id in self.known:
+        if handshake.upstream_session_id in self.known and not session.begin_anew:
             return Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
         return Established(upstream_session_id=self.new_session(), announcements=self.announcements)
 

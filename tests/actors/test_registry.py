@@ -93,6 +93,47 @@ async def test_opening_that_failed_counts_no_more(autojump_clock: MockClock) -> 
         await open_session(world)
 
 
+async def test_a_principal_has_its_share_and_leaves_the_others_theirs(autojump_clock: MockClock) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        for _ in range(2):
+            await open_session(world, principal=ALICE)
+    async with open_world(disk=disk, sessions_per_principal_max=3) as world:
+        session = await open_session(world, principal=ALICE)
+        with pytest.raises(TooManySessions, match="you have 3 sessions"):
+            await open_session(world, principal=ALICE)
+        await open_session(world, principal=BOB)
+        for _ in range(5):
+            await open_session(world)  # anonymous: everybody
+
+        await session.close()
+        await open_session(world, principal=ALICE)
+        assert world.runtime.registry.statistics().turned_away == 1
+
+
+async def test_control_without_shares_one_principal_takes_all_there_is(autojump_clock: MockClock) -> None:
+    async with open_world(sessions_max=4) as world:
+        for _ in range(4):
+            await open_session(world, principal=ALICE)
+        with pytest.raises(TooManySessions, match="4 sessions exist"):
+            await open_session(world, principal=BOB)
+
+
+async def test_sessions_being_opened_count_for_their_principal(autojump_clock: MockClock) -> None:
+    upstream = FakeUpstream()
+    async with open_world(upstream, sessions_per_principal_max=1) as world:
+        upstream.rejects = ("upstream_rejected", "no")
+        with pytest.raises(AssertionError, match="no"):
+            await open_session(world, principal=ALICE)  # failed: counts no more
+        upstream.rejects, upstream.connect_seconds = None, 1.0
+        beginning = world.runtime.begin(principal=ALICE)
+        handshake = jsonrpc.request("open", "initialize")
+        opening = beginning.ask(lambda ticket: say.SendRequest(ticket, handshake, opens=True))
+        with pytest.raises(TooManySessions):
+            world.runtime.begin(principal=ALICE)
+        await opening.wait()
+
+
 async def test_draining_takes_nothing_new_and_serves_what_is_there(autojump_clock: MockClock) -> None:
     disk = MemoryStore()
     async with open_world(disk=disk) as world:

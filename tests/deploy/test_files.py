@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import kubernetes_validate
 import pytest
 import yaml
 
-from outlast.cli import _program
 from outlast.endings import BAD_INPUT
 from outlast.settings import Settings, facts
 from outlast.sources import SettingsInvalid, load_settings
+from tests.outlast.command_lines import parses
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -30,18 +29,6 @@ VARIABLES = {fact.variable for fact in facts().values()} | {"REDIS_URL", "OUTLAS
 # Of other programs, and meant.
 FOREIGN_VARIABLES = {"PATH", "PYTHONDONTWRITEBYTECODE"}
 SECONDS_AFTER_GRACE = 2.0  # serving.LAST_ANSWERS_SECONDS, twice
-
-
-def parses(arguments: list[str]) -> bool:
-    """Whether the program would understand this command line; nothing is run."""
-    context = click.Context(_program, info_name="outlast")
-    name, command, rest = _program.resolve_command(context, list(arguments))
-    assert command is not None
-    try:
-        command.make_context(name, rest, parent=context, resilient_parsing=False).close()
-    except click.UsageError:
-        return False
-    return True
 
 
 def unknown_settings(variables: Mapping[str, str]) -> list[str]:
@@ -84,7 +71,7 @@ def test_all_that_the_wheel_needs_is_copied() -> None:
     wheel = re.search(r"^packages = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert wheel is not None
     copied = " ".join(instructions(CONTAINERFILE, "COPY")).split()
-    assert set(json.loads(wheel[1])) | {"pyproject.toml", "README.md", "LICENSE"} <= set(copied)
+    assert set(json.loads(wheel[1])) | {"pyproject.toml", "README.md", "LICENSE", "NOTICE"} <= set(copied)
 
 
 def test_the_image_s_commands_and_settings_are_understood() -> None:

@@ -18,7 +18,7 @@ import trio
 from tests.e2e.process import STOP_SECONDS, ChildProcess
 
 _READY = (
-    r"^outlast: listening on (?P<url>http://\S+) "
+    r"^outlast: listening on (?P<url>https?://\S+) "
     r"\((?P<restored>\d+) sessions? restored, (?P<uninitialized>\d+) uninitialized, (?P<seconds>[\d.]+) s\)"
 )
 
@@ -27,6 +27,7 @@ SLOW_COMMITS = "--slow-commits"
 OPEN_GATE = "--open-gate"
 FORGET_CALLS = "--forget-calls"
 RUN_AGAIN = "--run-again"
+NO_OWNERS = "--no-owners"
 
 # How each road is chosen: the hot one is the default.
 ROAD_ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {

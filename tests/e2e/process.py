@@ -27,11 +27,18 @@ class ProcessFailed(Exception):
 
 
 class ChildProcess:
-    """One run of one Python module, in its own process group."""
+    """One run of one Python module, or of another program, in its own process group."""
 
-    def __init__(self, module: str, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
+    ) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [*(program or (sys.executable, "-m")), module, *arguments],
             cwd=ROOT,
             env={**_neutral_environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,

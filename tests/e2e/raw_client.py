@@ -137,6 +137,7 @@ class RawClient:
     session_id: str = ""
     protocol_version: str = LATEST
     handshake: Json = attrs.field(factory=dict)  # what `initialize` was answered with
+    token: str = attrs.field(default="", repr=False)  # presented with every request
     _last_id: int = 0
 
     def new_id(self) -> int:
@@ -257,6 +258,7 @@ class RawClient:
             "content-length": str(len(body)) if body else None,
             "mcp-session-id": self.session_id or None,
             "mcp-protocol-version": self.protocol_version,
+            "authorization": f"Bearer {self.token}" if self.token else None,
         }
         headers = {**usual, **changes}
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import ssl
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -59,17 +60,21 @@ def unique_key() -> str:
 
 
 @contextlib.asynccontextmanager
-async def sdk_client(url: str, *, sse: bool = False) -> AsyncIterator[SdkPeer]:
+async def sdk_client(
+    url: str, *, sse: bool = False, auth: httpx2.Auth | None = None, verify: ssl.SSLContext | bool = False
+) -> AsyncIterator[SdkPeer]:
     """Connect the SDK's client to an endpoint; its session is deleted at the end of the block.
 
     Args:
       sse: speak HTTP+SSE, whose clients cannot delete sessions.
+      auth: puts credentials on its requests, and may get them first.
+      verify: whom to trust, where the endpoint is behind TLS; not with `sse`.
     """
     session_ids: set[str] = set()
     methods: list[str] = []
 
     async def on_request(request: httpx2.Request) -> None:
-        if request.method == "POST":
+        if request.headers.get("content-type") == "application/json":  # and not a form that asks for a token
             methods.append(json.loads(request.content).get("method", "(answer)"))
 
     async def on_response(response: httpx2.Response) -> None:
@@ -77,10 +82,10 @@ async def sdk_client(url: str, *, sse: bool = False) -> AsyncIterator[SdkPeer]:
             session_ids.add(response.headers["mcp-session-id"])
 
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [on_request], "response": [on_response]}
-    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=False) as http:
+    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, event_hooks=hooks, verify=verify, auth=auth) as http:
         transport: Any = streamable_http_client(url, http_client=http)
         if sse:
-            transport = sse_client(url, timeout=DEADLINE_SECONDS, on_session_created=session_ids.add)
+            transport = sse_client(url, timeout=DEADLINE_SECONDS, auth=auth, on_session_created=session_ids.add)
         async with _connected(transport, session_ids, methods) as peer:
             yield peer
     # The SDK's client drops its response readers half-read. Collected here, they warn in the test that

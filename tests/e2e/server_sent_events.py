@@ -33,7 +33,6 @@ class Frame:
 class FrameReader:
     """Cuts a stream of bytes into frames, wherever the network has cut it."""
 
-    comments: int = 0  # keep-alive lines seen
     hints: list[int] = attrs.field(factory=list)  # what was said of reconnecting, in milliseconds; no events
     _buffer: bytes = b""
     _lines: list[str] = attrs.field(factory=list)
@@ -45,8 +44,8 @@ class FrameReader:
         for line in lines:
             text = line.removesuffix(b"\r").decode()
             if text.startswith(":"):
-                self.comments += 1
-            elif text:
+                continue  # a comment, to keep the connection alive
+            if text:
                 self._lines.append(text)
             elif self._lines:
                 frame = _frame(self._lines)

@@ -6,7 +6,9 @@ there twice is a call that was run twice.
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -153,6 +155,11 @@ async def process(call: Call) -> str:
     return str(os.getpid())
 
 
+async def surroundings(call: Call) -> str:
+    """What the process was given: its environment and its arguments."""
+    return json.dumps({"environment": dict(os.environ), "arguments": sys.argv})
+
+
 async def _held(call: Call) -> None:
     name = call.arguments.get("hold")
     if name is not None:
@@ -176,6 +183,6 @@ TOOLS: dict[str, Tool] = {
     tool.__name__: tool
     for tool in (
         *(echo, add, counter, progress, flood, hold, sleep, sample, elicit, list_roots, log_level),
-        *(subscriptions, change_tools, update_resource, fail, crash, process),
+        *(subscriptions, change_tools, update_resource, fail, crash, process, surroundings),
     )
 }

@@ -1,12 +1,13 @@
 """`outlast serve`, weakened on purpose: for scenarios that need a slow disk, and for their controls.
 
-    python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--forget-calls] [--run-again] serve ...
+    python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--no-owners] [--forget-calls] [--run-again]
+        serve ...
 
 --slow-commits makes every commit take longer than a client needs to read an answer: whoever kills the process
 then, kills it in the moment that matters. --open-gate lets answers out before they are kept: with both, the
-history checker must find what was lost. --forget-calls says nothing of calls that were interrupted by the end
-of the process; --run-again sends calls again that were lost with their upstream: the matrix of restarts must
-find both.
+history checker must find what was lost. --no-owners makes all principals one: who looks for other people's sessions
+must find them. --forget-calls says nothing of calls that cannot go on, --run-again sends calls again that were lost
+with their upstream: the matrix of restarts must find both.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from msgspec.structs import replace
 import actors.decide
 import actors.runtime
 from actors import messages as say
+from actors.ids import Principal
 from actors.link import Failure
 from actors.turn import Turn
 from outlast.cli import main
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from tests.e2e.gateway import FORGET_CALLS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
+from tests.e2e.gateway import FORGET_CALLS, NO_OWNERS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
 
 COMMIT_SECONDS = 0.15
 
@@ -45,6 +47,11 @@ def open_gate() -> None:
     """Let what tells of a fact leave before the fact is kept. To be called before the gateway is imported."""
     open_gated = functools.partial(actors.runtime.RuntimeOptions, gate_open_always=True)
     actors.runtime.RuntimeOptions = open_gated  # type: ignore[misc, assignment]
+
+
+def forget_owners() -> None:
+    """Let every principal look like every other where owners are compared."""
+    Principal.digest = property(lambda self: "everybody", lambda self, value: None)  # type: ignore[assignment]
 
 
 def forget_calls() -> None:
@@ -67,6 +74,7 @@ def run_again() -> None:
 WEAKENINGS = {
     SLOW_COMMITS: slow_down_commits,
     OPEN_GATE: open_gate,
+    NO_OWNERS: forget_owners,
     FORGET_CALLS: forget_calls,
     RUN_AGAIN: run_again,
 }

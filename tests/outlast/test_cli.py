@@ -36,15 +36,6 @@ SERVER = ("--server", "stdio:sh")  # a program that is everywhere
 FREE = ("--listen", "127.0.0.1:0")
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory."""
-    place = tmp_path / "place"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return place
-
-
 async def ask_to_stop() -> None:
     signal.raise_signal(signal.SIGTERM)
 

@@ -24,15 +24,6 @@ SESSIONS = 5
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory."""
-    place = tmp_path / "place"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return place
-
-
-@pytest.fixture
 def store(place: Path) -> str:
     """A SQLite store with some sessions, where the command line looks for one."""
     (place / "data").mkdir()

@@ -116,6 +116,7 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
     lines += ["[outlast.servers]", "time = 'stdio:mcp-server-time'"]
     lines += ["[outlast.client_tokens]", "ann = 'a-token-for-ann-alone'"]
     lines += ["[outlast.server_headers.time]", "Authorization = 'Bearer ours'"]
+    lines += ["[outlast.server_environment.time]", "API_KEY = 'ours'"]
     settings = load_settings(config=write(tmp_path, "\n".join(lines)), environment={})
 
     assert settings == attrs.evolve(
@@ -123,6 +124,7 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
         servers={"time": StdioTarget(("mcp-server-time",))},
         client_tokens={"ann": "a-token-for-ann-alone"},
         server_headers={"time": {"Authorization": "Bearer ours"}},
+        server_environment={"time": {"API_KEY": "ours"}},
         **FILLED,  # type: ignore[arg-type]  # read by their kinds
     )
 

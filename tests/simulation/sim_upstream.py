@@ -132,7 +132,6 @@ class SimServer:
         self.sessions: dict[str, ServerSession] = {}
         self._of_ours: dict[str, ServerSession] = {}  # the newest, by our session id
         self._numbers = 0
-        self._asks = 0
 
     def happens(self, share: float) -> bool:
         return self.chance.random() < share

@@ -210,6 +210,15 @@ async def test_the_token_does_not_choose_how_it_is_verified(algorithm: str) -> N
         await jwt_tokens(server).verify(jwt.encode(claims, key, algorithm=algorithm, headers={"kid": "one"}))
 
 
+@pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES384", "EdDSA"])
+async def test_an_algorithm_that_is_not_for_the_key_is_refused(algorithm: str) -> None:
+    server = AuthorizationServer()
+    _, payload, signature = server.token().split(".")
+    header = base64.urlsafe_b64encode(json.dumps({"alg": algorithm, "kid": "one"}).encode()).decode().rstrip("=")
+    with pytest.raises(TokenInvalid):
+        await jwt_tokens(server).verify(f"{header}.{payload}.{signature}")
+
+
 # ---- what is remembered ----
 
 

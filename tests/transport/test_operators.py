@@ -35,6 +35,19 @@ def test_what_a_proxy_on_this_machine_passes_on_is_nobodys(name: str) -> None:
     assert not Operators().admits(head(**{name: "192.0.2.7"}))
 
 
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://localhost:6274"}, {"sec_fetch_site": "cross-site"}, {"sec_fetch_site": "same-site"}]
+)
+def test_what_a_page_in_a_browser_on_this_machine_asks_is_nobodys(headers: dict[str, str]) -> None:
+    assert not Operators().admits(head(**headers))
+    assert Operators("a-long-secret").admits(head(**headers, authorization="Bearer a-long-secret"))
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_what_a_person_asks_in_a_browser_on_this_machine_is_an_operators(site: str) -> None:
+    assert Operators().admits(head(sec_fetch_site=site))
+
+
 def test_the_token_makes_an_operator_from_anywhere() -> None:
     operators = Operators("a-long-secret")
     assert operators.admits(head("192.0.2.7", authorization="Bearer a-long-secret"))

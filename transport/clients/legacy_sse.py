@@ -225,13 +225,13 @@ class _Stream(SseAnswering):
             reading = await _read_again(session, after)
 
     async def _send_events(self, session_id: SessionId, reading: Reading) -> None:
-        while True:
+        # At the deadline it ends, also where there is always something to send: a client that comes back does so with a
+        # fresh credential, and its cursor.
+        while trio.current_time() < self.deadline:
             page: tuple[LogEntry, ...] | None = None
             silent_until = trio.current_time() + self.front.options.keepalive_comment_seconds
             with trio.move_on_at(min(silent_until, self.deadline)):
                 page = tuple(await reading.next_page())
-            if page is None and trio.current_time() >= self.deadline:
-                return  # a client that comes back does so with a fresh credential, and its cursor
             if page is None:
                 await self.exchange.send(sse.KEEP_ALIVE)
                 continue

@@ -300,27 +300,26 @@ class _Answering:
         scope.cancel()
 
     async def _send_events(self, reading: Reading) -> None:
-        while True:
+        # Looked at in every round: a stream that always has something to send would else outlast its credential.
+        while trio.current_time() < self._deadline:
             page: tuple[LogEntry, ...] | None = None
             silent_until = trio.current_time() + self._options.keepalive_comment_seconds
             try:
                 with trio.move_on_at(min(silent_until, self._deadline)):
                     page = tuple(await reading.next_page())
             except (ReaderEnded, CursorLost, StoreUnavailable, SnapshotCorrupt):
-                # Taken over, or out of reach for now: the client comes back with its cursor, and is told then.
-                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
+                break
+            if page:
+                frames = [sse.encode_message(entry.body, reading.event_id(entry.offset)) for entry in page]
+                await self._exchange.send(b"".join(frames))
+                reading.shown(page[-1].offset)
+            elif page is not None:
                 return
-            if page is None and trio.current_time() >= self._deadline:  # come back with a fresh credential
-                await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
-                return
-            if page is None:
+            elif trio.current_time() < self._deadline:
                 await self._exchange.send(sse.KEEP_ALIVE)
-                continue
-            if not page:
-                return
-            frames = [sse.encode_message(entry.body, reading.event_id(entry.offset)) for entry in page]
-            await self._exchange.send(b"".join(frames))
-            reading.shown(page[-1].offset)
+        # Taken over, or out of reach for now, or the credential has expired: the client comes back with its cursor, and
+        # is told then what there is to tell.
+        await self._exchange.send(sse.encode_retry(self._options.reconnect_milliseconds))
 
     # ---- the end of a session ----
 

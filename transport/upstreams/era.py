@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from actors.jsonrpc import Message
+from actors.reading import reader
 from transport import modern
 
 _log = structlog.get_logger(__name__)
@@ -123,7 +124,7 @@ class _DiscoverAnswer(msgspec.Struct):
     error: _Error | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode_answer = msgspec.json.Decoder(_DiscoverAnswer).decode
+_decode_answer = reader(_DiscoverAnswer)
 
 
 def judge(answer: Message) -> Era:

@@ -19,6 +19,7 @@ import trio
 from actors import jsonrpc
 from actors.jsonrpc import Kind, Message, RequestId
 from actors.link import About, ConnectFailed, ConnectRejected, Established, Failure, Inbox, Link, LinkLost
+from actors.reading import reader
 from actors.state import Handshake, SessionState
 
 INITIALIZE = "initialize"
@@ -62,10 +63,10 @@ class _ErrorAnswer(msgspec.Struct):
     error: _Error
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_error = msgspec.json.Decoder(_ErrorAnswer).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_batch = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_answer = reader(_Answer)
+_decode_error = reader(_ErrorAnswer)
+_decode_fields = reader(dict[str, msgspec.Raw])
+_decode_batch = reader(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 

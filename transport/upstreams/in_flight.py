@@ -10,6 +10,7 @@ import msgspec
 
 from actors.jsonrpc import Message, RequestId
 from actors.link import About
+from actors.reading import reader
 
 PROGRESS = "notifications/progress"
 
@@ -30,8 +31,8 @@ class _ProgressParams(msgspec.Struct, frozen=True):
     params: _Progress = _Progress()
 
 
-_decode_request_params = msgspec.json.Decoder(_RequestParams).decode
-_decode_progress_params = msgspec.json.Decoder(_ProgressParams).decode
+_decode_request_params = reader(_RequestParams)
+_decode_progress_params = reader(_ProgressParams)
 
 
 class InFlight:

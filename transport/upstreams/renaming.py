@@ -10,9 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from actors.jsonrpc import RequestId
+from actors.reading import reader
 from transport.modern import META_SUBSCRIPTION
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_fields = reader(dict[str, msgspec.Raw])
 _decode_number = msgspec.json.Decoder(int).decode
 _encode = msgspec.json.Encoder().encode
 

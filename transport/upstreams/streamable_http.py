@@ -66,7 +66,7 @@ class StreamableHttpConnector:
         if handshake is None:
             return self._link(inbox)
         link = self._link(inbox, handshake=handshake, standalone_cursor=session.standalone_cursor)
-        if handshake.upstream_session_id and not await self._still_known(link):
+        if session.begin_anew or (handshake.upstream_session_id and not await self._still_known(link)):
             return await self.reopen(session, handshake, inbox)
         link.established = Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
         if session.listening:

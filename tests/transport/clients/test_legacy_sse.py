@@ -586,3 +586,31 @@ async def test_streams_end_with_the_credential_and_sessions_do_not(autojump_cloc
 
         assert (await client.post(request(1))).status == 202
         nursery.cancel_scope.cancel()
+
+
+# ---- credentials that expire ----
+
+
+async def test_a_stream_ends_when_its_credential_expires_and_the_session_goes_on(autojump_clock: MockClock) -> None:
+    async with open_world() as world, trio.open_nursery() as nursery:
+        client = await Client(face_of(world), nursery).open()
+        seen = client.stream.frames[-1].id
+        expiring = get(path=SSE, last_event_id=seen)
+        nursery.start_soon(client.face.handle, expiring, ANONYMOUS, (), trio.current_time() + 50.0)
+        await trio.sleep(49.0)
+        assert not expiring.finished
+        await trio.sleep(2.0)
+        assert [expiring.finished, expiring.status] == [True, 200]
+
+        world.link.say("meanwhile")
+        await trio.sleep(1.0)
+        fresh = await client.attach(get(path=SSE, last_event_id=expiring.frames[-1].id))
+        assert [frame.message["method"] for frame in fresh.frames if isinstance(frame.message, dict)] == ["meanwhile"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_over_which_nothing_was_opened_ends_with_its_credential_too(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        expiring = get(path=SSE)
+        await face_of(world).handle(expiring, ANONYMOUS, (), trio.current_time() + 5.0)
+        assert [expiring.finished, trio.current_time() >= 5.0] == [True, True]

@@ -192,6 +192,40 @@ async def test_standalone_stream_is_live_kept_alive_and_taken_over(autojump_cloc
         assert newer.answer.endswith(b"retry: 1234\n\n")
 
 
+async def test_streams_end_when_their_credential_expires_and_the_session_goes_on(autojump_clock: MockClock) -> None:
+    async with open_world() as world, trio.open_nursery() as nursery:
+        face = face_of(world)
+        session_id = await opened(face)
+        listening, calling = get(mcp_session_id=session_id), post(request(1, "hold"), mcp_session_id=session_id)
+        deadline = trio.current_time() + 50.0
+        for exchange in (listening, calling):
+            nursery.start_soon(face.handle, exchange, ANONYMOUS, (), deadline)
+        await trio.sleep(49.0)
+        assert [exchange.finished for exchange in (listening, calling)] == [False, False]
+        await trio.sleep(2.0)
+        assert [exchange.finished for exchange in (listening, calling)] == [True, True]
+        assert listening.answer.endswith(b"retry: 1234\n\n")
+        assert calling.answer.endswith(b"retry: 1234\n\n")
+        [primed] = calling.frames
+
+        world.link.say("meanwhile")
+        world.link.answer(1)
+        again = get(mcp_session_id=session_id, last_event_id=primed.id)
+        await face.handle(again, ANONYMOUS, (), trio.current_time() + 50.0)
+        assert [frame.message["id"] for frame in again.frames] == [1]
+
+
+async def test_an_expired_credential_reads_nothing_that_is_kept(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        face = face_of(world)
+        session_id = await opened(face)
+        world.link.say("kept")
+        await trio.sleep(1.0)
+        expired = get(mcp_session_id=session_id)
+        await face.handle(expired, ANONYMOUS, (), trio.current_time())
+        assert (expired.frames, expired.finished) == ([], True)
+
+
 @pytest.mark.parametrize("made_up", ["nonsense", "0-0-0-000000000000", "", "ü"])
 async def test_made_up_cursor_is_400(made_up: str, autojump_clock: MockClock) -> None:
     async with open_world() as world:

@@ -14,12 +14,13 @@ import trio.testing
 from actors import jsonrpc
 from actors.link import Failure
 from tests.transport.modern_messages import call, parsed, request
+from tests.transport.upstreams.collecting import collected
 from tests.transport.upstreams.scripted_upstream import Caller, Script, ScriptedUpstream, SeenRequest
 from transport.upstreams.era import Era, EraUnknown
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
-from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall
+from transport.upstreams.stateless import Answer, NoAnswer
 from transport.upstreams.stateless_http import StatelessHttp
 
 DEADLINE_SECONDS = 10.0
@@ -45,17 +46,6 @@ async def bed(script: Script, *, url: str = "", limits: HttpLimits = HttpLimits(
         upstream = StatelessHttp(pool, target, {"X-Key": "k"}, limits=limits)
         yield Bed(server, upstream, pool)
         nursery.cancel_scope.cancel()
-
-
-async def collected(way: StatelessCall) -> tuple[list[bytes], Answer | NoAnswer]:
-    messages: list[bytes] = []
-    with trio.fail_after(DEADLINE_SECONDS):
-        while way.end is None:
-            await way.wait()
-            messages += way.take()
-    messages += way.take()
-    way.cancel()
-    return messages, way.end
 
 
 async def asked(upstream: StatelessHttp, message: dict[str, object] | None = None) -> Answer | NoAnswer:

@@ -13,6 +13,7 @@ import trio
 
 from actors.link import Failure
 from tests.transport.modern_messages import call, parsed, request
+from tests.transport.upstreams.collecting import collected
 from transport.upstreams.era import Era, EraUnknown
 from transport.upstreams.stateless import Answer, NoAnswer, ServerUnavailable, StatelessCall
 from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
@@ -83,14 +84,8 @@ async def upstream_of(script: str = SERVER, **limits: float) -> AsyncIterator[St
 
 
 async def ended(way: StatelessCall) -> tuple[list[Any], Answer | NoAnswer]:
-    messages: list[bytes] = []
-    with trio.fail_after(DEADLINE_SECONDS):
-        while way.end is None:
-            await way.wait()
-            messages += way.take()
-    messages += way.take()
-    way.cancel()
-    return [json.loads(raw) for raw in messages], way.end
+    messages, end = await collected(way)
+    return [json.loads(raw) for raw in messages], end
 
 
 async def asked(upstream: StatelessStdio, message: dict[str, Any]) -> Any:

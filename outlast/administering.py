@@ -1,0 +1,39 @@
+"""The administration, wired to a gateway's runtime and servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+
+from actors.portable_redaction import without_credentials
+from actors.runtime import Runtime
+from outlast.upstreams import Upstreams
+from transport.admin.operation import administration
+from transport.admin.routes import Seen
+from transport.admin.shapes import UpstreamShown
+from transport.operation import Operation
+
+
+def administration_of(runtime: Runtime, upstreams: Upstreams) -> Operation:
+    """Make what answers below `/admin/`."""
+
+    def fare() -> Sequence[UpstreamShown]:
+        return [
+            UpstreamShown(
+                server=health.name,
+                transport=health.transport,
+                state=health.state.value,
+                since=health.since_unix_s,
+                last_error=without_credentials(health.last_error),
+            )
+            for health in upstreams.health()
+        ]
+
+    return administration(Seen(runtime, fare, _version()))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("outlast")
+    except metadata.PackageNotFoundError:
+        return "0"  # of a folder that is not installed

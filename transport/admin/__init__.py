@@ -1,0 +1,1 @@
+"""The administration's HTTP surface: `/admin/...`, for operators."""
