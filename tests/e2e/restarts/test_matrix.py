@@ -67,6 +67,7 @@ def worlds() -> Iterator[tuple[str, str, str]]:
             yield from ((fault, server, road) for fault in FAULTS)
     if not FULL:
         yield "kill", "resumable", "hot"
+        yield "kill", "plain", "hypercorn"
 
 
 @pytest.fixture
