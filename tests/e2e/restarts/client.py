@@ -35,6 +35,7 @@ class Client(abc.ABC):
         self._nursery = nursery
         self._stage = stage
         self._revision = revision
+        self.listens = False
         self._last_id = 0
         self._questions: list[Json] = []  # what the server asked of us
         self._told: list[Json] = []  # what it told outside of calls
@@ -124,10 +125,13 @@ class Client(abc.ABC):
         """Wait until the server has told something outside of calls more often than `beyond`."""
         await wait_until(f"{method} was told", lambda: self._count(method) > beyond)
 
-    async def told_once_more(self, method: str, asked: Asked) -> None:
-        """Wait for what a call has the server tell, which is asked for here: once, and no more."""
+    async def told_once_more(self, method: str, tool: str, **arguments: str) -> None:
+        """Call a tool that has the server tell something, and wait for that: once, and no more."""
         before = self._count(method)
-        await self.ended(asked)
+        call = self.call(tool, held=False, name=tool, **arguments)
+        await self.ended(call)
+        if call.is_in_doubt:  # the loss of the server was noticed just then
+            await self.ended(self.call(tool, held=False, name=tool, **arguments))
         await self.told(method, beyond=before)
         await self.works()  # what would come twice has come by now
         if self._count(method) > before + 1:
@@ -167,6 +171,7 @@ class Client(abc.ABC):
     def _begin(self, asked: Asked, message: Json) -> None:
         if "method" in message:
             asked.request_id = message.get("id")
+        asked.listening = self.listens
         asked.after = self._stage.over.is_set()
         self.transcript.asked.append(asked)
 

@@ -99,10 +99,10 @@ async def _subscription(client: Client, stage: Stage) -> None:
         await client.ended(client.ask("subscribe", "resources/subscribe", {"uri": RESOURCE_URI}))
     await stage.at("subscribed")
     await client.connected()
-    await client.told_once_more(_UPDATED, client.call("update_resource", uri=RESOURCE_URI))
+    await client.told_once_more(_UPDATED, "update_resource", uri=RESOURCE_URI)
     await stage.at("updated")
     await client.connected()
-    await client.told_once_more(_UPDATED, client.call("update_resource", uri=RESOURCE_URI))
+    await client.told_once_more(_UPDATED, "update_resource", uri=RESOURCE_URI)
 
 
 async def _roots(client: Client, stage: Stage) -> None:
@@ -128,10 +128,10 @@ async def _own_stream(client: Client, stage: Stage) -> None:
     await client.connected()
     await stage.at("idle")
     await client.listening()
-    await client.told_once_more(_UPDATED, client.call("update_resource", uri=RESOURCE_URI))
+    await client.told_once_more(_UPDATED, "update_resource", uri=RESOURCE_URI)
     await stage.at("heard")
     await client.connected()
-    await client.told_once_more(_UPDATED, client.call("update_resource", uri=RESOURCE_URI))
+    await client.told_once_more(_UPDATED, "update_resource", uri=RESOURCE_URI)
 
 
 async def _deletion(client: Client, stage: Stage) -> None:

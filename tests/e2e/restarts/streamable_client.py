@@ -55,7 +55,6 @@ class StreamableClient(Client):
         self._direct = direct
         self._conversations: list[_Conversation] = []
         self._own_frames: list[Frame] = []
-        self._listens = False
         self._is_connected = False
 
     def handshake(self, *, held: bool = False) -> Asked:
@@ -88,8 +87,8 @@ class StreamableClient(Client):
         return list(asked.values())
 
     def listen(self) -> None:
-        if not self._listens:
-            self._listens = True
+        if not self.listens:
+            self.listens = True
             self._nursery.start_soon(self._listen)
 
     async def connected(self) -> None:

@@ -17,10 +17,12 @@ DIRECT = {"call": Asked("call", endings=[ANSWERED], heard=["one", "two"])}
 EVENT = EventId(1, 7, 1)
 
 
-def judged(*endings: Ending, runs: int = 1, killed: bool = False, resumable: bool = False, **fields: Any) -> list[str]:
+def judged(
+    *endings: Ending, runs: int = 1, killed: bool = False, lost: bool = False, resumable: bool = False, **fields: Any
+) -> list[str]:
     """Judge a case in which one call was made."""
     call = Asked("call", **{"key": "k", "heard": ["one", "two"], "endings": [*endings], **fields})
-    return violations(Transcript([call]), DIRECT, Circumstances(killed, resumable), {"k": runs})
+    return violations(Transcript([call]), DIRECT, Circumstances(killed, lost, resumable), {"k": runs})
 
 
 def test_right_answer_is_right() -> None:
@@ -79,6 +81,8 @@ def test_end_that_explains_nothing_is_found(kind: Kind) -> None:
 
 def test_session_that_does_not_go_on_is_found() -> None:
     assert judged(LOST, after=True)[0].startswith("call: ended in a JSON-RPC error")
+    assert judged(LOST, after=True, lost=True)[0].startswith("call: ended in a JSON-RPC error")
+    assert judged(LOST, after=True, lost=True, listening=True) == [], "the loss was noticed while it was on its way"
 
 
 def test_loss_of_what_could_be_resumed_is_found() -> None:
@@ -110,7 +114,7 @@ def test_failure_claimed_of_what_ran_is_found() -> None:
 @pytest.mark.parametrize("second", [EVENT, EventId(1, 7, 0), EventId(1, 6, 9), EventId(2, 7, 2)])
 def test_events_repeated_out_of_order_or_of_another_stream_are_found(second: EventId) -> None:
     assert len(judged(ANSWERED, events=[EVENT, second])) == 1
-    own = violations(Transcript(own_stream=[EVENT, second]), {}, Circumstances(False, False), {})
+    own = violations(Transcript(own_stream=[EVENT, second]), {}, Circumstances(False, False, False), {})
     assert len(own) == 1
 
 
@@ -120,4 +124,7 @@ def test_replay_that_differs_is_found() -> None:
 
 def test_what_was_awaited_in_vain_is_found() -> None:
     transcript = Transcript(missing=["an update"], wrong=["a stranger's answer"])
-    assert violations(transcript, {}, Circumstances(False, False), {}) == ["silence: an update", "a stranger's answer"]
+    assert violations(transcript, {}, Circumstances(False, False, False), {}) == [
+        "silence: an update",
+        "a stranger's answer",
+    ]

@@ -6,7 +6,8 @@ The rules, for every fault at every step of every flow:
    A broken connection is an end only where the gateway was killed, and before there was anything to resume.
    No end within the deadline is silence, and a failure.
 2. An answer is what the server gives without a gateway, with the same notifications before it.
-3. What is asked after the fault is over is answered: a session goes on.
+3. What is asked after the fault is over is answered: a session goes on. Only where a server was lost, a session that
+   listens may notice it while a request is on its way: that may end in doubt, and be asked again.
 4. Nothing runs twice; what has a result ran; what was refused did not run; of what ran and has no result it is
    said that its outcome is unknown.
 5. Event ids of a stream rise strictly; what was heard is replayed the same.
@@ -63,6 +64,7 @@ class Asked:
     due: Due = Due.ANSWER
     after: bool = False  # it was asked when the fault was over
     request_id: object = None  # None: it is no request
+    listening: bool = False  # its session had its own stream open
     cancelled: bool = False  # its client withdrew it: no answer is an answer, too
     endings: list[Ending] = attrs.field(factory=list)
     heard: list[str] = attrs.field(factory=list)  # the messages on its stream that are no answer, as in every run
@@ -72,6 +74,10 @@ class Asked:
     @property
     def is_answered(self) -> bool:
         return any(ending.kind is Kind.ANSWER for ending in self.endings)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        return any(ending.code == OUTCOME_UNKNOWN for ending in self.endings)
 
 
 @attrs.define
@@ -89,6 +95,7 @@ class Circumstances:
     """What happened around a case."""
 
     killed: bool  # the gateway, at once: its connections broke
+    server_lost: bool  # the server ended, and what only it knew is gone
     resumable: bool  # the server lived on and keeps its streams: a call of which something was heard is answered
 
 
@@ -127,7 +134,8 @@ def _allowed(asked: Asked, circumstances: Circumstances) -> set[Kind]:
     if asked.due is Due.GONE:
         return {Kind.DENIED}
     if asked.after and asked.due is Due.ANSWER:
-        return {Kind.ANSWER}
+        caught = circumstances.server_lost and asked.listening and asked.is_in_doubt
+        return {Kind.ANSWER, Kind.ERROR} if caught else {Kind.ANSWER}
     if circumstances.resumable and asked.heard and not asked.cancelled:  # something came: it can be asked for the rest
         return {Kind.ANSWER}
     allowed = {Kind.ANSWER, Kind.ERROR, Kind.HTTP_ERROR, Kind.REFUSED}
