@@ -9,13 +9,14 @@ Labels are bounded: clients choose the names of tools. The first `TOOLS_MAX` too
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from actors.histogram import Histogram, merged
 from actors.messages import CallEnded
 from actors.state import Call, SessionState
+from persistence.buckets import Buckets
 from persistence.records import SnapshotHeader
 
 TOOLS_MAX = 200  # of one server, by name
@@ -65,6 +66,25 @@ class _Tool:
         self.histogram = Histogram()
 
 
+class ServerUsage:
+    """The counts of one server, for whoever watches the gateway."""
+
+    __slots__ = ("errors", "requests", "seconds", "tool_calls")
+
+    def __init__(self) -> None:
+        self.requests = 0  # that have ended
+        self.tool_calls = 0  # among them
+        self.errors = 0  # among them
+        self.seconds = Buckets()  # how long they took
+
+    def note(self, seconds: float, *, failed: bool, tool: bool) -> None:
+        """Count a request that has ended."""
+        self.requests += 1
+        self.tool_calls += tool
+        self.errors += failed
+        self.seconds.add(seconds)
+
+
 class Analytics:
     """Counts, for one runtime."""
 
@@ -72,6 +92,7 @@ class Analytics:
         self.requests = 0
         self.errors = 0
         self._servers: dict[str, dict[str, _Tool]] = {}
+        self._usage: dict[str, ServerUsage] = {}
         self._sessions_ended = 0
         self._ended_seconds = 0.0
 
@@ -80,10 +101,22 @@ class Analytics:
         self.requests += 1
         failed = ended.failed and ended.ending != "cancelled"
         self.errors += failed
+        usage = self._usage.get(server_id) or self.server(server_id)
+        usage.note(ended.at_unix_s - call.started_unix_s, failed=failed, tool=bool(call.label))
         if call.label:
             tool = self._tool(server_id, call.label)
             tool.errors += failed
             tool.histogram.add(ended.at_unix_s - call.started_unix_s)
+
+    def server(self, server_id: str) -> ServerUsage:
+        """Give the counts of a server."""
+        if server_id not in self._usage and len(self._usage) >= SERVERS_MAX:
+            server_id = OTHER
+        return self._usage.setdefault(server_id, ServerUsage())
+
+    def servers(self) -> Mapping[str, ServerUsage]:
+        """Give the counts of each server that was asked something."""
+        return self._usage
 
     def _tool(self, server_id: str, label: str) -> _Tool:
         tools = self._servers.get(server_id)

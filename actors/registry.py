@@ -7,7 +7,8 @@ still loading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import attrs
 import structlog
@@ -63,6 +64,7 @@ class RegistryStatistics:
     resident: int
     uninitialized: int
     turned_away: int  # not created, because there were too many
+    by_reason: Mapping[str, int] = MappingProxyType({})  # how many are uninitialized, by reason
 
 
 class Registry:
@@ -272,8 +274,10 @@ class Registry:
 
     def statistics(self) -> RegistryStatistics:
         """Count the sessions."""
-        uninitialized = sum(1 for header in self._index if header.failure)
-        return RegistryStatistics(len(self._index), len(self._residents), uninitialized, self._turned_away)
+        index = self._index
+        return RegistryStatistics(
+            len(index), len(self._residents), index.uninitialized, self._turned_away, index.by_reason()
+        )
 
 
 def _always() -> bool:

@@ -70,6 +70,11 @@ class Restorer:
         self._draw_chance = draw_chance
         self.progress = RestoreProgress()
 
+    @property
+    def permits_in_use(self) -> int:
+        """How many sessions are being restored now."""
+        return int(self._limiter.statistics().borrowed_tokens)
+
     async def run(self) -> None:
         """Restore, until each session was restored or found uninitialized. Cancellation: safe."""
         queues = self._plan()

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from actors import messages as say
-from actors.analytics import AnalyticsReport
+from actors.analytics import AnalyticsReport, ServerUsage
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
 from actors.handle import SessionHandle, require
@@ -166,6 +166,14 @@ class Runtime:
         )
         require(await beginning.ask(say.Create).wait())
         return beginning.session
+
+    def usage(self) -> Mapping[str, ServerUsage]:
+        """Give the counts of each server, as they stand; they go on being counted."""
+        return self._shared.analytics.servers()
+
+    def usage_of(self, server_id: str) -> ServerUsage:
+        """Give the counts of one server, for whoever asks it past the sessions."""
+        return self._shared.analytics.server(server_id)
 
     def analytics(self) -> AnalyticsReport:
         """Say what the sessions were used for: of calls, since this process started."""

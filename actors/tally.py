@@ -5,6 +5,8 @@ Pure. A name that has none is not remembered: whoever comes and goes leaves noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class Tally:
     """Counts by name."""
@@ -15,7 +17,7 @@ class Tally:
         self._counts: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        return f"Tally({sum(self._counts.values())} of {len(self._counts)} names)"
+        return f"Tally({self.total} of {len(self._counts)} names)"
 
     def __len__(self) -> int:
         """How many names have any."""
@@ -24,6 +26,15 @@ class Tally:
     def of(self, name: str) -> int:
         """How many there are of this name."""
         return self._counts.get(name, 0)
+
+    @property
+    def total(self) -> int:
+        """How many there are of all names together."""
+        return sum(self._counts.values())
+
+    def counts(self) -> Mapping[str, int]:
+        """Give all counts, as they are now."""
+        return dict(self._counts)
 
     def add(self, name: str) -> None:
         """There is one more of this name."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 
 from actors.portable_redaction import without_credentials
 from actors.runtime import Runtime
+from outlast import __version__
 from outlast.upstreams import Upstreams
 from transport.admin.operation import administration
 from transport.admin.routes import Seen
@@ -29,11 +29,4 @@ def administration_of(runtime: Runtime, upstreams: Upstreams) -> Operation:
             for health in upstreams.health()
         ]
 
-    return administration(Seen(runtime, fare, _version()))
-
-
-def _version() -> str:
-    try:
-        return metadata.version("outlast")
-    except metadata.PackageNotFoundError:
-        return "0"  # of a folder that is not installed
+    return administration(Seen(runtime, fare, __version__))

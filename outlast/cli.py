@@ -257,18 +257,24 @@ def _tell(line: str) -> None:
     click.echo(f"{PROGRAM}: {line}", err=True)  # stdout may be the document
 
 
-@_program.command("health", short_help="Ask a running gateway whether it is alive and ready.")
+@_program.command("health", short_help="Ask a running gateway how it is, and what to do about it.")
 @click.option("--url", metavar="URL", help="The gateway's URL.  [http:// and OUTLAST_LISTEN, or its default]")
 @click.option("--cafile", type=click.Path(path_type=Path), metavar="FILE", help="Whom to trust (PEM), for https.")
-def _health_command(url: str | None, cafile: Path | None) -> int:
-    """Ask a running gateway whether it is alive and ready.
+@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+def _health_command(url: str | None, cafile: Path | None, as_json: bool) -> int:
+    """Ask a running gateway how it is, and what to do about what is not well.
+
+    The report in full is for operators: from the gateway's own machine, or with its token in
+    OUTLAST_OPERATORS_TOKEN.
 
     \b
     Exit codes:
-      0  ready
-      1  alive, but not ready (starting, stopping, or its store is gone)
-      2  no answer, or bad input
+      0  healthy
+      1  degraded: it serves, and somebody should act; or it is starting or stopping
+      2  down: what it is for does not work; or no answer, or bad input
     """
+    import json
+
     import trio
 
     from outlast.health import ask_health, health_base, trust
@@ -284,8 +290,14 @@ def _health_command(url: str | None, cafile: Path | None) -> int:
         context = None if cafile is None else trust(cafile)
     except Refused as refused:
         return _refuse(f"--cafile {cafile}: {refused}")
-    health = trio.run(functools.partial(ask_health, base, context=context))
+    token = os.environ.get(facts()["operators_token"].variable) or None
+    health = trio.run(functools.partial(ask_health, base, token=token, context=context))
+    if as_json:
+        click.echo(json.dumps(health.as_json(), indent=2))
+        return health.code
     click.echo(f"{PROGRAM}: {health}")
+    for line in health.lines():
+        click.echo(line)
     return health.code
 
 

@@ -26,6 +26,7 @@ from persistence.store import StoreError, StoreInUse
 
 LOOK_SECONDS = 15.0  # for the store: one that does not answer is a finding, too
 FREE_BYTES_WANTED = 1024**3
+FREE_BYTES_LAST = 2**24  # what the store holds in reserve, to get out of a full disk
 SYNC_SECONDS_SLOW = 0.02
 SYNC_SECONDS_IMPOSSIBLE = 0.00002  # no device answers so soon: nothing was synced
 DESCRIPTORS_WANTED = 4096
@@ -106,7 +107,7 @@ def _room(folder: Path, device: Device) -> Finding:
     if device.bytes_free >= FREE_BYTES_WANTED:
         return Finding("room", State.HEALTHY, said)
     advice = f"make room on the device of {folder}: a full disk refuses what it cannot keep"
-    return Finding("room", State.DEGRADED if device.bytes_free > 2**24 else State.DOWN, said, advice)
+    return Finding("room", State.DEGRADED if device.bytes_free > FREE_BYTES_LAST else State.DOWN, said, advice)
 
 
 def _syncs(device: Device) -> Finding:

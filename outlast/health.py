@@ -1,4 +1,5 @@
-"""Asking a running gateway how it is: /healthz (alive?) and /readyz (serving?), for people and for probes.
+"""Asking a running gateway how it is, for people and for probes: its report at /health, or, of one that has none there,
+/healthz (alive?) and /readyz (serving?).
 
 It asks directly, never through a proxy from the environment: a probe must see the gateway and nothing in
 between.
@@ -7,17 +8,21 @@ between.
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 import trio
 
+from outlast.finding import Finding, State, lines_of
 from outlast.kinds import Refused
 
-ASK_SECONDS = 5.0  # both questions together; probes are usually given 1 to 10 s
-_ANSWER_BYTES_MAX = 64 * 1024
+ASK_SECONDS = 5.0  # all questions together; probes are usually given 1 to 10 s
+_ANSWER_BYTES_MAX = 1024 * 1024
 
 
 @attrs.frozen
@@ -28,15 +33,35 @@ class Health:
     alive: bool
     ready: bool
     detail: str  # what it said, or why there was no answer; one line
+    document: Mapping[str, Any] | None = None  # its report; None: it gave none
+
+    @property
+    def state(self) -> State:
+        """How it is."""
+        if self.document is not None:
+            return _state_of(self.document.get("status"))
+        return State.HEALTHY if self.ready else State.DEGRADED if self.alive else State.DOWN
 
     @property
     def code(self) -> int:
         """The exit code that says it to a probe."""
-        return 0 if self.ready else 1 if self.alive else 2
+        return int(self.state)
 
     def __str__(self) -> str:
         state = "ready" if self.ready else "alive, not ready" if self.alive else "no answer"
+        if self.document is not None:
+            state = f"{self.state}, {'ready' if self.ready else 'not ready'}"
         return f"{self.url}: {state}{f' ({self.detail})' if self.detail else ''}"
+
+    def lines(self) -> Iterator[str]:
+        """Write the findings for people; nothing where there are none."""
+        yield from lines_of(_findings(self.document or {}))
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Write it for programs."""
+        if self.document is not None:
+            return {"url": self.url, **self.document}
+        return {"url": self.url, "status": str(self.state), "ready": self.ready, "detail": self.detail}
 
 
 def health_base(url: str) -> str:
@@ -70,23 +95,33 @@ def trust(cafile: Path | None) -> ssl.SSLContext:
         raise Refused(f"it must be a file of certificates (PEM): {error.strerror or error}") from None
 
 
-async def ask_health(base: str, *, ask_seconds: float = ASK_SECONDS, context: ssl.SSLContext | None = None) -> Health:
-    """Ask a gateway whether it is alive and ready.
+async def ask_health(
+    base: str,
+    *,
+    token: str | None = None,
+    ask_seconds: float = ASK_SECONDS,
+    context: ssl.SSLContext | None = None,
+) -> Health:
+    """Ask a gateway how it is.
 
     Args:
       base: its URL without a path, as `health_base` gives it.
-      ask_seconds: how long both questions may take.
+      token: the operators' token, for the report in full; None: who comes from the same machine needs none.
+      ask_seconds: how long all questions may take.
       context: whom to trust, for https; None: whom the system trusts.
     """
     with trio.move_on_after(ask_seconds):
         # http.client bounds each read, not their sum; so the thread is left behind if somebody drips bytes at
         # us.
-        return await trio.to_thread.run_sync(_ask, base, ask_seconds, context, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(_ask, base, token, ask_seconds, context, abandon_on_cancel=True)
     return Health(base, alive=False, ready=False, detail=f"nothing within {ask_seconds:g} s")
 
 
-def _ask(base: str, ask_seconds: float, context: ssl.SSLContext | None) -> Health:
+def _ask(base: str, token: str | None, ask_seconds: float, context: ssl.SSLContext | None) -> Health:
     try:
+        document = _document(_get(base, "/health", ask_seconds, context, token)[1])
+        if document is not None:
+            return _reported(base, document)
         status, text = _get(base, "/healthz", ask_seconds, context)
         if status != 200:
             return Health(base, alive=False, ready=False, detail=f"/healthz: {status} {text}".rstrip())
@@ -96,7 +131,42 @@ def _ask(base: str, ask_seconds: float, context: ssl.SSLContext | None) -> Healt
     return Health(base, alive=True, ready=status == 200, detail=text)
 
 
-def _get(base: str, path: str, ask_seconds: float, context: ssl.SSLContext | None) -> tuple[int, str]:
+def _document(text: str) -> Mapping[str, Any] | None:
+    """Read a health report; None if this is none (another program's page, an error of something in between)."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return None
+    known = (
+        isinstance(document, dict) and "ready" in document and document.get("status") in [str(state) for state in State]
+    )
+    return document if known else None
+
+
+def _reported(base: str, document: Mapping[str, Any]) -> Health:
+    detail = document.get("reason") or document.get("version") or ""
+    if not detail and isinstance(areas := document.get("areas"), dict):
+        troubled = [f"{area} {state}" for area, state in areas.items() if state != str(State.HEALTHY)]
+        detail = ", ".join(troubled) or "in detail for operators only: set OUTLAST_OPERATORS_TOKEN"
+    return Health(base, alive=True, ready=bool(document["ready"]), detail=str(detail), document=document)
+
+
+def _state_of(text: object) -> State:
+    return next((state for state in State if str(state) == text), State.DOWN)
+
+
+def _findings(document: Mapping[str, Any]) -> Sequence[Finding]:
+    found = document.get("findings")
+    return [
+        Finding(str(one.get("about")), _state_of(one.get("status")), str(one.get("said")), str(one.get("advice") or ""))
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict)
+    ]
+
+
+def _get(
+    base: str, path: str, ask_seconds: float, context: ssl.SSLContext | None, token: str | None = None
+) -> tuple[int, str]:
     parts = urlsplit(base)
     host = parts.hostname or ""
     if parts.scheme == "https":
@@ -105,8 +175,11 @@ def _get(base: str, path: str, ask_seconds: float, context: ssl.SSLContext | Non
         )
     else:
         connection = http.client.HTTPConnection(host, parts.port, timeout=ask_seconds)
+    headers = {"Accept": "application/json, text/plain"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     try:
-        connection.request("GET", path, headers={"Accept": "application/json, text/plain"})
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         text = answer.read(_ANSWER_BYTES_MAX).decode(errors="replace")
     finally:

@@ -1,7 +1,8 @@
 """serve: the whole gateway, wired from settings. Start order is reverse stop order, readable in one function.
 
-Sockets are bound first, so that a port in use stops the start before anything is written. Then the store, the
-writer, the index, and clients are served at once; sessions are restored behind that. To stop: not ready any more,
+Sockets are bound first, so that a port in use stops the start before anything is written, and probes are answered from
+then on (`transport/front.py`). Then the store, the writer, the index, and clients are served; sessions are restored
+behind that. To stop: not ready any more,
 accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the actors leave
 memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
 """
@@ -24,17 +25,19 @@ from outlast.access import authentication_of
 from outlast.administering import administration_of
 from outlast.at_rest import codec_of
 from outlast.certificate import CertificateFiles, keep_fresh, tls_of
+from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
-from outlast.watchdog import Watchdog
 from transport.asgi import asgi_app
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
+from transport.front import Front
 from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
+from transport.operation import Operation
 from transport.operators import Operators
 from transport.quota import Quota
 from transport.server import HttpServer, open_listeners, serve_http
@@ -80,6 +83,10 @@ async def serve(
     listeners = await open_listeners(listen.host, listen.port, write_seconds=settings.write_seconds_max)
     async with AsyncExitStack() as opened:
         opened.callback(_close_all, listeners)
+        clients = await opened.enter_async_context(trio.open_nursery())
+        front, served = Front(wait_seconds=settings.restore_wait_seconds), trio.Event()
+        server: HttpServer = await clients.start(_serve, settings, front, listeners, served)
+        opened.callback(clients.cancel_scope.cancel)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
@@ -103,13 +110,14 @@ async def serve(
                     progress=restoring_progress(),
                 )
             )
-        gateway = _gateway(settings, runtime, connect, stateless)
+        monitoring = Monitoring(runtime, connect, sessions_max=settings.sessions_max)
+        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations)
+        monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
-            serving.start_soon(Watchdog().run)
-            served = trio.Event()
-            server: HttpServer = await serving.start(_serve, settings, gateway, listeners, served)
+            serving.start_soon(monitoring.run)
             if settings.certfile is not None and settings.keyfile is not None:
                 serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
+            front.open(gateway)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
@@ -119,7 +127,7 @@ async def serve(
 
 async def _serve(
     settings: Settings,
-    gateway: Gateway,
+    front: Front,
     listeners: Sequence[socket.socket],
     served: trio.Event,
     *,
@@ -128,9 +136,9 @@ async def _serve(
     limits = HttpLimits(body_bytes_max=settings.body_bytes_max, write_seconds=settings.write_seconds_max)
     await serve_http(
         listeners,
-        gateway,
-        asgi_app=asgi_app(gateway, limits=limits, websocket=gateway.serve_socket),
-        is_hot=gateway.is_hot,
+        front,
+        asgi_app=asgi_app(front, limits=limits, websocket=front.serve_socket),
+        is_hot=front.is_hot,
         hot=settings.hot_road,
         limits=limits,
         connections_max=settings.connections_max,
@@ -167,7 +175,11 @@ def _ready(runtime: Runtime, server: HttpServer, settings: Settings, seconds: fl
 
 
 def _gateway(
-    settings: Settings, runtime: Runtime, upstreams: Upstreams, stateless: Mapping[str, StatelessUpstream]
+    settings: Settings,
+    runtime: Runtime,
+    upstreams: Upstreams,
+    stateless: Mapping[str, StatelessUpstream],
+    operations: Sequence[Operation],
 ) -> Gateway:
     return Gateway(
         runtime,
@@ -185,8 +197,8 @@ def _gateway(
             call_seconds_max=settings.call_seconds_max,
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
         ),
+        operations=(administration_of(runtime, upstreams), *operations),
         breakers=upstreams.breakers,
-        operations=(administration_of(runtime, upstreams),),
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
         quota=Quota(settings.exchanges_per_principal_max),

@@ -17,6 +17,8 @@ import attrs
 import structlog
 import trio
 
+from outlast.lately import WorstLately
+
 log = structlog.get_logger("outlast.watchdog")
 
 BEAT_SECONDS = 0.1
@@ -56,7 +58,13 @@ class Watchdog:
         self._reported_beat: float | None = None
         self._stopped = threading.Event()
         self._loop_thread = threading.get_ident()
+        self._late = WorstLately()
         self.standstills = 0
+        self.late_seconds = 0.0  # how late the last beat was
+
+    def late_seconds_max(self) -> float:
+        """Give how late a beat was at worst, in the last one to two minutes."""
+        return self._late.worst(self._now())
 
     async def run(self) -> None:
         """Beat, and have a thread listen, until cancelled."""
@@ -67,9 +75,15 @@ class Watchdog:
         try:
             while True:
                 await trio.sleep(BEAT_SECONDS)
-                self._beat_at = self._now()
+                self._beat()
         finally:
             self._stopped.set()
+
+    def _beat(self) -> None:
+        now = self._now()
+        self.late_seconds = max(0.0, now - self._beat_at - BEAT_SECONDS)
+        self._late.note(self.late_seconds, now)
+        self._beat_at = now
 
     def _listen(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):

@@ -26,6 +26,7 @@ import attrs
 import trio
 
 from persistence.backlog import Backlog, Flight, Freeze, Frozen, Pending, Receipt, body_bytes
+from persistence.buckets import ROWS, Buckets
 from persistence.records import Batch, Fence, LogEntry, Tombstone, Trim
 from persistence.store import Store, StoreFull, StoreUnavailable
 
@@ -57,6 +58,10 @@ class WriterStatistics:
     rows: int  # snapshots, entries, trims and tombstones, over all commits
     last_batch_rows: int
     outage_seconds: float  # how long the store has been unavailable; 0 when it is not
+    sessions_waiting: int  # whose answers are held back until what they rest on is durable
+    unavailable: int  # commits whose outcome was unknown, since the start; each was sent again
+    refused: int  # commits for which there was no room, since the start
+    full: bool  # the last commit was one of those
 
 
 class Writer:
@@ -105,6 +110,11 @@ class Writer:
         self._rows = 0
         self._last_batch_rows = 0
         self._outage_began: float | None = None
+        self._unavailable = 0
+        self._refused = 0
+        self._full = False
+        self.commit_seconds = Buckets()  # from the hand-over to the outcome, further tries included
+        self.batch_rows = Buckets(ROWS)
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "in flight" if self._flight else "idle"
@@ -240,6 +250,10 @@ class Writer:
             rows=self._rows,
             last_batch_rows=self._last_batch_rows,
             outage_seconds=0.0 if self._outage_began is None else now - self._outage_began,
+            sessions_waiting=len(self._backlog.gathering) + (len(self._flight.pending) if self._flight else 0),
+            unavailable=self._unavailable,
+            refused=self._refused,
+            full=self._full,
         )
 
     def _wake(self) -> None:
@@ -314,17 +328,23 @@ class Writer:
 
     async def _commit_until_known(self, batch: Batch) -> None:
         pause_seconds = self._retry_seconds
+        began = trio.current_time()
         while True:
             try:
                 await self._store.commit(batch)
             except StoreUnavailable:
+                self._unavailable += 1
                 if self._outage_began is None:
                     self._outage_began = trio.current_time()
             except StoreFull:
                 self._outage_began = None
+                self._refused += 1
+                self._full = True
                 raise
             else:
                 self._outage_began = None
+                self._full = False
+                self.commit_seconds.add(trio.current_time() - began)
                 return
             await trio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, self._retry_seconds_max)
@@ -334,6 +354,7 @@ class Writer:
         self._commits += 1
         self._last_batch_rows = flight.rows
         self._rows += flight.rows
+        self.batch_rows.add(flight.rows)
         flight.tell_kept()
         for session_id, pending in flight.pending.items():
             self._backlog.done(pending)

@@ -90,7 +90,7 @@ class Gateway:
                 runtime, name, upstream_transport=upstream_transport, options=options, breaker=breaker
             )
             if name in stateless:
-                self._stateless.append(Stateless(stateless[name], stateless_options))
+                self._stateless.append(Stateless(stateless[name], stateless_options, usage=runtime.usage_of(name)))
                 face = BothEras(face, self._stateless[-1])
             legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
             faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}

@@ -27,7 +27,7 @@ UNIT = (DEPLOY / "outlast.service").read_text()
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 VARIABLES = {fact.variable for fact in facts().values()} | {"REDIS_URL", "OUTLAST_CONFIG"}
 # Of other programs, and meant.
-FOREIGN_VARIABLES = {"PATH", "PYTHONDONTWRITEBYTECODE"}
+FOREIGN_VARIABLES = {"HOME", "PATH", "PYTHONDONTWRITEBYTECODE"}
 SECONDS_AFTER_GRACE = 2.0  # serving.LAST_ANSWERS_SECONDS, twice
 
 
@@ -109,6 +109,12 @@ def test_the_unit_gives_draining_its_time_and_does_not_retry_bad_input() -> None
     assert float(directives("TimeoutStopSec")[0]) > Settings().shutdown_grace_seconds + SECONDS_AFTER_GRACE
     assert directives("RestartPreventExitStatus") == [str(BAD_INPUT)]
     assert (directives("Type"), directives("NotifyAccess")) == (["notify"], ["main"])
+
+
+def test_a_server_s_program_that_asks_for_too_much_is_refused_and_not_killed() -> None:
+    assert directives("SystemCallErrorNumber") == ["EPERM"]
+    home = dict(line.split("=", 1) for line in directives("Environment"))["HOME"]
+    assert home == f"/var/lib/{directives('StateDirectory')[0]}", "the one folder that can be written to"
 
 
 def test_systemd_has_nothing_to_say_against_the_unit() -> None:

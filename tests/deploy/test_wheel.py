@@ -108,7 +108,12 @@ def test_the_installed_program_serves(wheel: Path, tmp_path: Path) -> None:
 def declared() -> set[str]:
     """Give the names of the libraries that the project says it needs, extras of users included."""
     extras = [need for extra, needs in PROJECT["optional-dependencies"].items() if extra != "test" for need in needs]
-    return {re.split(r"[\[<>=~! ]", need)[0].lower() for need in [*PROJECT["dependencies"], *extras]}
+    return {_normal(re.split(r"[\[<>=~! ]", need)[0]) for need in [*PROJECT["dependencies"], *extras]}
+
+
+def _normal(name: str) -> str:
+    """Give a library's name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def imported() -> Iterator[str]:
@@ -132,7 +137,7 @@ def test_each_library_that_is_imported_is_declared() -> None:
     provider = metadata.packages_distributions()
     foreign = set(imported()) - ROOMS - sys.stdlib_module_names
     assert foreign, "there are some"
-    undeclared = {name for name in foreign if not {each.lower() for each in provider.get(name, [])} & declared()}
+    undeclared = {name for name in foreign if not {_normal(each) for each in provider.get(name, [])} & declared()}
     assert undeclared == set()
 
 

@@ -132,6 +132,10 @@ class SharedBed:
             pytest.skip("there is no HTTP endpoint without a gateway")
         return self._lasting.by_name[server].url
 
+    def direct_url(self, server: str) -> str:
+        """The endpoint of one kind of HTTP upstream itself."""
+        return self._lasting.by_name[server].url
+
     def journal(self, server: str) -> Journal:
         """What happened at one kind of upstream."""
         return self._stdio_journal if server == "stdio" else self._lasting.by_name[server].journal

@@ -40,7 +40,7 @@ class ChildProcess:
         self._popen = subprocess.Popen(
             [*(program or (sys.executable, "-m")), module, *arguments],
             cwd=ROOT,
-            env={**_neutral_environment(), **(environment or {})},
+            env={**neutral_environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -135,7 +135,7 @@ class ChildProcess:
         self.wait_exit()
 
 
-def _neutral_environment() -> dict[str, str]:
+def neutral_environment() -> dict[str, str]:
     """Ours, without what would be settings of the gateway: a developer's must not change what is tested."""
     settings = ("OUTLAST_", "SESSION_", "MAX_EVENTS_", "REDIS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}

@@ -139,7 +139,7 @@ async def test_a_description_that_is_wrong_is_found(bed: Bed, tmp_path: Path) ->
     description["components"]["schemas"]["AnalyticsShown"]["properties"]["at"] = {"type": "string"}
     (tmp_path / "wrong.json").write_text(json.dumps(description))
 
-    with pytest.raises(AssertionError, match="AnalyticsShown|/admin/analytics"):
+    with pytest.raises(AssertionError, match=r"AnalyticsShown|/admin/analytics"):
         await trio.to_thread.run_sync(
             lambda: _schemathesis(
                 gateway, tmp_path, "", "--include-operation-id", "showAnalytics", description=tmp_path / "wrong.json"

@@ -42,9 +42,13 @@ def parses(arguments: Sequence[str], program: click.Group = _program) -> bool:
     try:
         name, command, rest = program.resolve_command(context, list(arguments))
         assert command is not None
+        if isinstance(command, click.Group):
+            return parses(rest, command)
         command.make_context(name, rest, parent=context, resilient_parsing=False).close()
     except click.BadParameter as error:
         return "does not exist" in error.format_message()  # a file that is named need not be there
+    except click.exceptions.Exit:
+        return True  # it was asked for help
     except click.UsageError:
         return False
     return True
@@ -107,6 +111,8 @@ def _python(arguments: list[str]) -> bool:
     match arguments:
         case ["-m", "pytest", *_]:
             return True
+        case ["-c", program]:
+            return bool(compile(program, "<command line>", "exec"))
         case ["-m", "venv", _]:
             return True
         case ["-m", ("bench" | "tests.faults") as module, *rest]:

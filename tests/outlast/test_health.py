@@ -1,4 +1,4 @@
-"""`outlast health`: ready, alive, or no answer; in words and as exit code.
+"""`outlast health`: its report, or ready, alive, no answer; in words and as exit code.
 
 Method: a small HTTP server in a thread answers as each test wants.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,13 @@ from outlast.kinds import Refused
 
 
 @contextmanager
-def answering(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[str]:
+def answering(
+    answers: Mapping[str, tuple[int, bytes]], presented: list[tuple[str, str | None]] | None = None
+) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if presented is not None:
+                presented.append((self.path, self.headers.get("Authorization")))
             status, body = answers.get(self.path, (404, b""))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -45,6 +50,54 @@ def answering(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[str]:
 READY = {"/healthz": (200, b"ok"), "/readyz": (200, b'{"sessions":\n 3}')}
 STARTING = {"/healthz": (200, b"ok"), "/readyz": (503, b"restoring")}
 SICK = {"/healthz": (500, b"")}
+
+FINDING = {"about": "writer", "status": "degraded", "said": "1.5 s behind", "advice": "a faster disk"}
+IN_FULL = {"status": "degraded", "ready": True, "version": "1.2.3", "findings": [FINDING]}
+IN_SHORT = {"status": "down", "ready": False, "areas": {"store": "down", "loop": "healthy"}}
+OPENING = {"status": "degraded", "ready": False, "reason": "starting"}
+
+
+def reporting(document: object, status: int = 200) -> dict[str, tuple[int, bytes]]:
+    return {"/health": (status, json.dumps(document).encode())}
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "words"),
+    [
+        (
+            reporting(IN_FULL),
+            1,
+            "degraded, ready (1.2.3)\nWARN  writer  1.5 s behind\n              -> a faster disk",
+        ),
+        (reporting(IN_SHORT, 503), 2, "down, not ready (store down)"),
+        (reporting(OPENING, 503), 1, "degraded, not ready (starting)"),
+        ({**reporting({"status": "fine"}), **READY}, 0, 'ready ({"sessions": 3})'),  # some other program's page
+    ],
+)
+def test_a_report_is_shown_and_its_state_is_the_code(
+    answers: Mapping[str, tuple[int, bytes]], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(answers) as url:
+        assert main(["health", "--url", url]) == code
+    assert capsys.readouterr().out == f"outlast: {url}: {words}\n"
+
+
+def test_a_report_is_given_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(reporting(IN_FULL)) as url:
+        assert main(["health", "--url", url, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"url": url, **IN_FULL}
+    assert main(["health", "--url", url, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["status"] == "down"
+
+
+def test_the_operators_token_is_presented_for_the_report_and_for_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    presented: list[tuple[str, str | None]] = []
+    monkeypatch.setenv("OUTLAST_OPERATORS_TOKEN", "a-long-secret")
+    with answering(READY, presented) as url:
+        assert main(["health", "--url", url]) == 0
+    assert presented == [("/health", "Bearer a-long-secret"), ("/healthz", None), ("/readyz", None)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from actors import jsonrpc
+from actors.analytics import ServerUsage
 from actors.ids import Principal
 from actors.jsonrpc import Message, RequestId
 from actors.link import Failure
@@ -46,8 +47,19 @@ class StatelessOptions:
 class Stateless:
     """Serves one MCP endpoint, in front of one server. Implements `transport.face.Face`."""
 
-    def __init__(self, upstream: StatelessUpstream, options: StatelessOptions = StatelessOptions()) -> None:
+    def __init__(
+        self,
+        upstream: StatelessUpstream,
+        options: StatelessOptions = StatelessOptions(),
+        *,
+        usage: ServerUsage | None = None,
+    ) -> None:
+        """
+        Args:
+          usage: where requests are counted when they have ended; None: for nobody.
+        """
         self._upstream = upstream
+        self._usage = usage or ServerUsage()
         self._options = options
         self._draining = False
         self._calls: set[_Call] = set()
@@ -84,10 +96,14 @@ class Stateless:
         call = _Call(request, exchange, extra, self._options, deadline)
         group = self._listening if request.listens else self._calls
         group.add(call)
+        began = trio.current_time()
         try:
             await self._ask(call)
         finally:
             group.discard(call)
+            if not request.listens:  # that lasts as long as its client likes
+                is_tool = request.message.method == "tools/call"
+                self._usage.note(trio.current_time() - began, failed=call.failed, tool=is_tool)
 
     def _refusal(self, request: ModernRequest) -> Rejection | None:
         if self._draining:
@@ -157,6 +173,14 @@ class _Call:
     def give_up(self) -> None:
         if self.way is not None:
             self.way.finish(NoAnswer(Failure.OUTCOME_UNKNOWN, _RESTARTING))
+
+    @property
+    def failed(self) -> bool:
+        """Whether it got no answer, or an error; cancelling it is no failure."""
+        end = None if self.way is None else self.way.end
+        if self.way is None or isinstance(end, NoAnswer):
+            return True
+        return isinstance(end, Answer) and end.message.is_error
 
     async def reject(self, rejection: Rejection) -> None:
         await _reject(self._exchange, rejection, self._extra)

@@ -58,6 +58,11 @@ class PeersBed:
         for gateway in self.gateways.values():
             gateway.kill()
 
+    def assert_is_well(self) -> None:
+        """Fail if a gateway has ended, or has written a traceback since this was last asked."""
+        for gateway in self.gateways.values():
+            gateway.assert_is_well()
+
     @contextlib.asynccontextmanager
     async def talk(self, server: str, road: str | None) -> AsyncIterator[Talk]:
         """Talk with a server through the gateway, or, without a road, with the server itself."""

@@ -159,7 +159,7 @@ def changed(messages: dict[str, tuple[bytes, bytes]]) -> set[str]:
 @pytest.mark.parametrize("through", GATEWAY_ROADS)
 @_EVERY_UPSTREAM
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @example(_all_with('"\\ud800 alone, \\u007F\\u0000"'))
 @example(_all_with('{"a":1,"a":2,"A":3,"\\u0061":4}'))
