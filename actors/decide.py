@@ -106,7 +106,7 @@ def _link_up(turn: Turn, command: say.LinkUp) -> None:
 def _begin_anew(turn: Turn, command: say.LinkUp) -> None:
     """The other side starts from nothing: what was in flight there is gone."""
     for call in list(turn.state.calls.values()):
-        if call.sent:
+        if call.sent and not call.own:
             turn.fail(call, jsonrpc.OUTCOME_UNKNOWN, _INTERRUPTED)
     for post in list(turn.state.posts.values()):
         if post.sent:
@@ -130,7 +130,7 @@ def _link_down(turn: Turn, command: say.LinkDown) -> None:
         _never_opened(turn, say.Problem.UNAVAILABLE, command.detail)
         return
     for call in list(turn.state.calls.values()):
-        if call.sent and not call.upstream_cursor:
+        if call.sent and not call.own and not call.upstream_cursor:
             reason = (
                 f"the upstream was lost while this request was in progress ({command.detail}); it was not run again"
             )

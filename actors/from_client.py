@@ -36,13 +36,16 @@ def _start(turn: Turn, command: say.SendRequest, *, stream: int | None) -> None:
         message=message,
         started_unix_s=turn.now_unix_s,
         setup=command.setup,
-        sent=linked,
+        sent=linked or command.own,
         sent_unix_s=turn.now_unix_s,
         stream=stream,
+        own=command.own,
         on_standalone=command.on_standalone,
     )
     turn.happen(say.CallStarted(call, tool=bool(command.label)))
-    if linked:
+    if command.own:
+        turn.do(say.AnswerOurselves(message))
+    elif linked:
         turn.do(say.SendUpstream(message, command.ticket))
     else:
         turn.ensure_link()
@@ -155,7 +158,7 @@ def _cancel(turn: Turn, command: say.SendNotification) -> bool:
     call = turn.state.calls.get(command.cancels) if command.cancels is not None else None
     if call is None:
         return False
-    if not call.sent:
+    if call.own or not call.sent:
         turn.end_unanswered(call, say.Withdrawn())
         turn.reply(command.ticket, say.Accepted())
         return True

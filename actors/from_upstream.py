@@ -160,7 +160,7 @@ def _most_likely_call(turn: Turn) -> Call | None:
     With one request in progress it is that one. With several, the client's standalone stream if the client reads it,
     else the newest request: a server's question must reach the client on some stream, or both wait for ever.
     """
-    calls = [call for call in turn.state.calls.values() if call.sent and not call.cancelled_unix_s]
+    calls = [call for call in turn.state.calls.values() if call.sent and not (call.cancelled_unix_s or call.own)]
     if not calls or (len(calls) > 1 and turn.state.listening):
         return None
     return calls[-1]

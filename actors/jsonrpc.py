@@ -50,6 +50,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     raw: bytes
     is_error: bool = False  # a response that carries an error
 
+    def __repr__(self) -> str:
+        """Say what it is, and nothing of its content: arguments and results are their owner's."""
+        what = self.method or ("error" if self.is_error else "result")
+        return f"<Message {self.kind.value} {what!r} id={self.id!r}, {len(self.raw)} bytes>"
+
 
 class InvalidMessage(Exception):
     """These bytes are no JSON-RPC message.

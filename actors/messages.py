@@ -39,6 +39,7 @@ class SendRequest(Said, frozen=True, gc=False):
     setup: SetupChange | None = None
     opens: bool = False  # this request is the handshake
     on_standalone: bool = False  # its answer goes on the session's own stream, however soon it comes
+    own: bool = False  # it is for us to answer: see own_tools.py
 
 
 class SendNotification(Said, frozen=True, gc=False):
@@ -467,6 +468,12 @@ class SendUpstream(Said, frozen=True, gc=False):
     ticket: int
 
 
+class AnswerOurselves(Said, frozen=True, gc=False):
+    """Answer a request that is not for the other side; the answer comes back as if it had."""
+
+    message: Message
+
+
 class CancelUpstream(Said, frozen=True, gc=False):
     """Tell the upstream that an answer is not wanted any more."""
 
@@ -504,4 +511,15 @@ class Discard(Said, frozen=True, gc=False):
     """End the actor without a trace: the session never came to exist."""
 
 
-Effect = Reply | SendUpstream | CancelUpstream | Watch | OpenLink | ListenUpstream | CloseLink | Bury | Discard
+Effect = (
+    Reply
+    | SendUpstream
+    | AnswerOurselves
+    | CancelUpstream
+    | Watch
+    | OpenLink
+    | ListenUpstream
+    | CloseLink
+    | Bury
+    | Discard
+)

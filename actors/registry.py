@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from actors import messages as say
 from actors.ids import ANONYMOUS, Principal, SessionId
 from actors.index import SessionIndex
+from actors.log_context import speaking_for
 from actors.session import SessionActor
 from actors.snapshots import to_header
 from actors.state import SessionState
@@ -205,6 +206,7 @@ class Registry:
         return actor
 
     async def _run(self, actor: SessionActor) -> None:
+        speaking_for(actor.session_id)
         try:
             await supervise(ChildSpec("session", actor.run, gave_up=actor.gave_up))
         finally:

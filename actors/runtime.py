@@ -24,6 +24,7 @@ from actors.keeping import keep
 from actors.link import Connect
 from actors.nothing import connect_to_nothing
 from actors.overdue import Timekeeper
+from actors.own_tools import OwnTools
 from actors.reaper import Reaper, ReaperRules
 from actors.registry import Registry
 from actors.restorer import RestoreProgress, Restorer
@@ -61,6 +62,7 @@ class RuntimeOptions:
     store_outage: Literal["refuse", "degrade"] = "refuse"  # acknowledge nothing meanwhile, or go on from memory
     store_outage_patience_seconds: float = PATIENCE_SECONDS  # with `degrade`: how long to insist before
     stop_seconds_max: float = 5.0  # for the actors to leave, and again for the last flush
+    own_tools: OwnTools | None = None  # a tool that is added to those of every server, and answered here
     gate_open_always: bool = False  # a negative control for tests: replies outrun their commits, a crash loses facts
 
 
@@ -166,6 +168,11 @@ class Runtime:
         )
         require(await beginning.ask(say.Create).wait())
         return beginning.session
+
+    @property
+    def own_tools(self) -> OwnTools | None:
+        """What is answered here and not by the servers; None: nothing."""
+        return self._shared.own_tools
 
     def usage(self) -> Mapping[str, ServerUsage]:
         """Give the counts of each server, as they stand; they go on being counted."""
@@ -284,6 +291,7 @@ async def _living(keeper: _Keeper, connect: Connect | None, options: RuntimeOpti
             store_wait_seconds=options.store_wait_seconds,
             backoff=options.backoff,
             log_epoch=_draw_epoch() if _may_lose_what_was_told(keeper.store) else None,
+            own_tools=options.own_tools,
             gate_open_always=options.gate_open_always,
         )
         registry = Registry(

@@ -30,6 +30,7 @@ from actors.interruption import outcomes_in_doubt
 from actors.link import Failure, Link, LinkLost
 from actors.link_holder import LinkHolder, Opened
 from actors.loading import NotLoaded, load
+from actors.log_context import speaking_for
 from actors.mailbox import Mailbox, OneShot
 from actors.snapshots import from_snapshot, history_of
 from actors.state import SessionState, Stream
@@ -258,6 +259,8 @@ class SessionActor:
         while not self._ended:
             try:
                 await self._come_to_life()
+                if self._state is not None:
+                    speaking_for(self.session_id, self._state.server_id)
                 while not self.ended:
                     item = self._mailbox.get_nowait()
                     if item is None:
@@ -340,7 +343,9 @@ class SessionActor:
             note(self, item)
 
     def _decide(self, command: say.Command) -> None:
-        before = self.state
+        before, own_tools = self.state, self._shared.own_tools
+        if own_tools is not None:
+            command = own_tools.prepared(before, command)
         now_unix_s = self._shared.clock.at_unix_s(self._last_turn_seconds)
         decision = decide(before, command, now_unix_s=now_unix_s, limits=self._shared.limits)
         self._state = decision.state
@@ -373,6 +378,11 @@ class SessionActor:
             self._link.send(effect.message, effect.ticket)
         except LinkLost as lost:
             self._mailbox.put_system(say.Refused(effect.ticket, Failure.NOT_SENT, str(lost)))
+
+    def _answer_ourselves(self, effect: say.AnswerOurselves) -> None:
+        own_tools = self._shared.own_tools
+        assert own_tools is not None, "nothing else marks a request as ours"
+        self._shared.link_nursery.start_soon(own_tools.answer_to, effect.message, self.state, self.tell)
 
     def _cancel_upstream(self, effect: say.CancelUpstream) -> None:
         self._link.cancel(effect.request_id, effect.reason)
@@ -452,6 +462,7 @@ _NOTES: dict[type, Callable[[SessionActor, Any], None]] = {
 _EFFECTS: dict[type, Callable[[SessionActor, Any], None]] = {
     say.Reply: SessionActor._reply,
     say.SendUpstream: SessionActor._send_upstream,
+    say.AnswerOurselves: SessionActor._answer_ourselves,
     say.CancelUpstream: SessionActor._cancel_upstream,
     say.Watch: SessionActor._watch,
     say.OpenLink: SessionActor._open_link,

@@ -16,6 +16,7 @@ import msgspec
 
 from actors.ids import ANONYMOUS, Principal, SessionId
 from actors.jsonrpc import Message, RequestId
+from persistence.shown import shown_id
 
 # Most of a session's mappings are empty most of the time: one empty mapping serves them all. None is ever changed
 # in place.
@@ -90,9 +91,9 @@ class SetupChange:
 class Handshake:
     """The opening exchange, as the client made it: replayed to an upstream that has forgotten the session."""
 
-    request: bytes  # the raw opening request
-    result: bytes  # the raw answer the client got (the whole message)
-    upstream_session_id: str  # the upstream's own name for the session; "" where it has none
+    request: bytes = attrs.field(repr=False)  # the raw opening request
+    result: bytes = attrs.field(repr=False)  # the raw answer the client got (the whole message)
+    upstream_session_id: str = attrs.field(repr=False)  # the upstream's own name for the session; "" where it has none
     ready: bool = False  # the client has confirmed (MCP: notifications/initialized)
 
 
@@ -129,6 +130,7 @@ class Call(msgspec.Struct, frozen=True):
     heard_unix_s: float = 0.0  # when the upstream last said something about it
     upstream_cursor: str = ""  # the upstream's last event id on this call's stream
     on_standalone: bool = False  # its answer goes on the session's own stream; not kept: `stream` says so by then
+    own: bool = False  # we answer it, whatever becomes of the link; not kept: after a restart nobody does
 
 
 class Post(msgspec.Struct, frozen=True):
@@ -221,6 +223,11 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     link: LinkPhase = LinkPhase.DOWN
     begin_anew: bool = False  # the next link repeats the handshake, even if the upstream still knows the session
     closed: bool = False
+
+    def __repr__(self) -> str:
+        """Say which session, and nothing of what is kept for it."""
+        shown = f"{shown_id(self.session_id)}… of {self.server_id!r} at revision {self.revision}"
+        return f"<SessionState {shown}, {len(self.calls)} calls{', ' + self.failure if self.failure else ''}>"
 
     @property
     def initialized(self) -> bool:

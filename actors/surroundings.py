@@ -10,6 +10,7 @@ from actors.clock import SteadyClock
 from actors.connecting import Backoff
 from actors.link import Connect
 from actors.overdue import Timekeeper
+from actors.own_tools import OwnTools
 from actors.state import Limits
 from persistence.store import Store
 from persistence.writer import Writer
@@ -31,5 +32,6 @@ class Surroundings:
     store_wait_seconds: float = 5.0  # whoever waits for a commit longer is told that it is in doubt
     backoff: Backoff = Backoff()
     log_epoch: int | None = None  # of this process, where the store may lose what was told: see actors/epochs.py
+    own_tools: OwnTools | None = None  # what is answered here and not by the other side
     analytics: Analytics = attrs.field(factory=Analytics)
     gate_open_always: bool = False  # the negative control of the tests; see actors/gate.py

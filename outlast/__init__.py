@@ -45,12 +45,15 @@ if TYPE_CHECKING:
     from actors.registry import Draining, SessionNotFound, TooManySessions
     from actors.runtime import Runtime, RuntimeOptions, open_runtime, run_runtime
     from actors.state import Limits, SessionState
+    from outlast.at_rest import record_codec
     from outlast.event_store import DurableEventStore, EventLimits, SessionEvents
     from outlast.exporting import Exported, export_sessions
     from outlast.importing import Imported, import_sessions
     from outlast.serving import Serving, serve
     from outlast.settings import Settings
+    from persistence.codec import Codec
     from persistence.document import DocumentInvalid
+    from persistence.key_ring import KeyRing
 
 __version__ = "0.1.0"
 
@@ -70,12 +73,15 @@ _ROOMS = {
     "actors.registry": ("Draining", "SessionNotFound", "TooManySessions"),
     "actors.runtime": ("Runtime", "RuntimeOptions", "open_runtime", "run_runtime"),
     "actors.state": ("Limits", "SessionState"),
+    "outlast.at_rest": ("record_codec",),
     "outlast.exporting": ("Exported", "export_sessions"),
     "outlast.importing": ("Imported", "import_sessions"),
     "outlast.event_store": ("DurableEventStore", "EventLimits", "SessionEvents"),  # needs the extra outlast[mcp]
     "outlast.serving": ("Serving", "serve"),
     "outlast.settings": ("Settings",),
+    "persistence.codec": ("Codec",),
     "persistence.document": ("DocumentInvalid",),
+    "persistence.key_ring": ("KeyRing",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -99,6 +105,7 @@ __all__ = [
     "AnsweringLink",
     "CallPage",
     "CallRecord",
+    "Codec",
     "CommandRejected",
     "Connect",
     "ConnectFailed",
@@ -115,6 +122,7 @@ __all__ = [
     "Imported",
     "Inbox",
     "InvalidEventId",
+    "KeyRing",
     "Limits",
     "Link",
     "LinkLost",
@@ -139,6 +147,7 @@ __all__ = [
     "import_sessions",
     "jsonrpc",
     "open_runtime",
+    "record_codec",
     "run_runtime",
     "serve",
 ]

@@ -8,6 +8,7 @@ can read; they are shown nowhere.
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transport.signing_keys import SigningKeys
 
 TOKEN_CHARACTERS_MIN = 16
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.@-]+")
 _FACES = ("mcp", "sse", "messages", "ws")  # last segments of the endpoints' paths
 _NAMED = "NAME = TOKEN (in one text: NAME=TOKEN, separated by commas or line ends)"
 
@@ -43,21 +45,26 @@ def _read_tokens(raw: object) -> Mapping[str, str]:
     """Read a table NAME -> TOKEN, or a text of NAME=TOKEN."""
     problems: list[str] = []
     tokens: dict[str, str] = {}
-    for name, token in _pairs(raw):
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            problems.append("each token needs a name: " + _NAMED)
+    for number, (name, token) in enumerate(_pairs(raw), 1):
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or not token:
+            problems.append(f"each token needs a name, and number {number} has none: {_NAMED}")
         elif name in tokens:
-            problems.append(f"the token of {name!r} is there twice")
+            problems.append(f"the token of {_shown_name(name, number)} is there twice")
         else:
             try:
                 tokens[name] = _read_token(token) or ""
             except Refused as refused:
-                problems.append(f"the token of {name!r}: {refused}")
+                problems.append(f"the token of {_shown_name(name, number)}: {refused}")
     if len(set(tokens.values())) < len(tokens):
         problems.append("two names have the same token: which one a request is of could not be told")
     if problems:
         raise Refused(*problems)
     return MappingProxyType(tokens)
+
+
+def _shown_name(name: str, number: int) -> str:
+    """Give a token's name, or its number where the name may be a token: people write the two the wrong way round."""
+    return repr(name) if len(name) < TOKEN_CHARACTERS_MIN and _PLAIN_NAME.fullmatch(name) else f"number {number}"
 
 
 def _pairs(raw: object) -> list[tuple[object, object]]:
@@ -150,7 +157,9 @@ def _read_keys(raw: object) -> str:
 
 
 def _shown_names(raw: object) -> str:
-    return f"<of {', '.join(map(str, raw))}>" if isinstance(raw, Mapping) else "<not shown>"
+    if not isinstance(raw, Mapping):
+        return "<not shown>"
+    return f"<of {', '.join(_shown_name(str(name), number) for number, name in enumerate(raw, 1))}>"
 
 
 SECRET_TOKEN: Kind[str | None] = Kind(_read_token, lambda raw: "none" if raw is None else "<not shown>", "TOKEN")

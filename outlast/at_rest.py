@@ -60,16 +60,38 @@ COMPRESSION = Kind(_read_compression, metavar="WORD")
 ENCRYPTION_KEYS = Kind(_read_keys, _shown_keys, "KEYS")
 
 
-def codec_of(settings: Settings) -> Codec:
-    """Make what the settings say of records at rest."""
+def record_codec(
+    keys: KeyRing | str | None = None, *, compression: str = f"{_ZSTD}:{_LEVEL}", secrets_in_clear: bool = False
+) -> Codec:
+    """Make what a store writes and reads records with: `open_runtime(..., codec=record_codec(keys))`.
+
+    Args:
+      keys: what records are encrypted with, as `outlast keygen` makes a key; in one text several, separated by commas:
+        the first encrypts, all of them decrypt. None: records are stored in clear.
+      compression: as the setting: zstd, zstd:LEVEL, or none.
+      secrets_in_clear: without keys, store even secrets (such as tokens for a server).
+
+    Raises:
+      ValueError: these are no keys, or no way to compress; nothing of a key is repeated.
+    """
     # Imported here: the command line reads settings, and seldom needs a cipher.
     from persistence.codec import Codec
     from persistence.compression import Compression
     from persistence.sealing import Sealing
 
-    name, _, level = settings.compression.partition(":")
+    ring = _read_keys(keys)
+    name, _, level = _read_compression(compression).partition(":")
     return Codec(
         compression=Compression(int(level)) if name == _ZSTD else None,
-        sealing=None if settings.encryption_keys is None else Sealing(settings.encryption_keys),
+        sealing=None if ring is None else Sealing(ring),
+        secrets_in_clear=secrets_in_clear,
+    )
+
+
+def codec_of(settings: Settings) -> Codec:
+    """Make what the settings say of records at rest."""
+    return record_codec(
+        settings.encryption_keys,
+        compression=settings.compression,
         secrets_in_clear=settings.allow_secrets_in_clear,
     )

@@ -21,6 +21,7 @@ from outlast.bridge import BridgeOptions, bridge
 from outlast.endings import OK
 from outlast.header_files import read_headers
 from outlast.kinds import Refused
+from outlast.log_secrets import secret_texts
 from outlast.logs import configure_logs
 from outlast.stderr import never_waiting
 from outlast.targets import HttpTarget, parse_target
@@ -59,7 +60,7 @@ def run_stdio(
             os.fstat(descriptor)
     except OSError:
         return refuse("stdin and stdout must be open: the client writes to the one and reads from the other")
-    configure_logs(level=log_level, form="auto", stream=never_waiting())
+    configure_logs(level=log_level, form="auto", stream=never_waiting(), secrets=secret_texts(headers))
     if headers and endpoint.origin.scheme == "http" and not _is_here(endpoint.origin.host):
         log.warning("headers_are_sent_in_clear", to=str(endpoint.origin), what_to_do="use an https URL")
     end = trio.run(partial(_bridge_standard_streams, url, headers, options))

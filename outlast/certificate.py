@@ -24,6 +24,7 @@ LOOK_SECONDS = 5.0  # two calls of stat
 log = structlog.get_logger("outlast.certificate")
 
 _FileState = tuple[int, int, int]
+FilesState = tuple[_FileState, _FileState]
 
 
 @attrs.frozen
@@ -47,7 +48,7 @@ class CertificateFiles:
         context.set_alpn_protocols(["http/1.1"])
         return context
 
-    def state(self) -> tuple[_FileState, _FileState] | None:
+    def state(self) -> FilesState | None:
         """Tell what both files are now, so that a change shows; None: one of them is not there.
 
         Links are followed: renewed certificates come as other targets of the same links.
@@ -58,26 +59,41 @@ class CertificateFiles:
             return None
 
 
+def certificate_files(settings: Settings) -> CertificateFiles | None:
+    """Name the files of the gateway's certificate; None: plain HTTP."""
+    if settings.certfile is None or settings.keyfile is None:
+        return None
+    return CertificateFiles(settings.certfile, settings.keyfile)
+
+
 def tls_of(settings: Settings) -> ssl.SSLContext | None:
     """Make the TLS context of the listening address; None: plain HTTP.
 
     Raises:
       OSError, ssl.SSLError: the files cannot be read, or do not belong together.
     """
-    if settings.certfile is None or settings.keyfile is None:
-        return None
-    return CertificateFiles(settings.certfile, settings.keyfile).load()
+    files = certificate_files(settings)
+    return None if files is None else files.load()
 
 
 async def keep_fresh(
-    files: CertificateFiles, install: Callable[[ssl.SSLContext], None], *, look_seconds: float = LOOK_SECONDS
+    files: CertificateFiles,
+    seen: FilesState | None,
+    install: Callable[[ssl.SSLContext], None],
+    *,
+    look_seconds: float = LOOK_SECONDS,
 ) -> None:
     """Install a new context whenever the files have changed; run until cancelled.
+
+    Args:
+      files: where the certificate is.
+      seen: their state before the context that is in use was made; a later one could be of files that are newer.
+      install: takes the new context.
+      look_seconds: between two looks at the files.
 
     Files that cannot be used, such as a new chain whose key is still to come, are logged and looked at again when they
     change: until then the certificate that is there stays.
     """
-    seen = await trio.to_thread.run_sync(files.state)
     while True:
         await trio.sleep(look_seconds)
         state = await trio.to_thread.run_sync(files.state)

@@ -132,14 +132,16 @@ _config_option = click.option(
 )
 @_config_option
 @_setting_flags
+@click.option("--check", "only_check", is_flag=True, help="Only look whether it would start: exit code 0 or 2.")
 @click.pass_context
-def _serve_command(context: click.Context, /, config: Path | None, **given: object) -> int:
+def _serve_command(context: click.Context, /, config: Path | None, only_check: bool, **given: object) -> int:
     """Serve MCP sessions in front of one or more MCP servers.
 
     A TARGET is https://HOST/PATH, http://HOST/PATH (Streamable HTTP) or "stdio:COMMAND ARG..."; a lone one
     needs no NAME. Flags win over the environment, over the file, over defaults; a setting comes whole from
     one of them. When ready, one line on stdout says where it listens; logs go to stderr.
     """
+    from outlast.advice import advice
     from outlast.endings import StartRefused
     from outlast.preflight import check_start
     from outlast.sources import SettingsInvalid, load_settings
@@ -150,14 +152,20 @@ def _serve_command(context: click.Context, /, config: Path | None, **given: obje
         check_start(settings)
     except (SettingsInvalid, StartRefused) as error:
         return _refuse(*error.lines)
-    return _run(settings, context.obj)
+    advised = advice(settings, config, os.environ)
+    if only_check:
+        for line in advised:
+            _tell(line)
+        _tell("the configuration is in order, and nothing stands against a start; nothing was changed")
+        return 0
+    return _run(settings, context.obj, advised)
 
 
-def _run(settings: Settings, serve: Serve | None) -> int:
+def _run(settings: Settings, serve: Serve | None, advised: Sequence[str]) -> int:
+    import structlog
     import trio
 
-    from outlast.endings import OK, StartRefused, ending_of
-    from outlast.logs import configure_logs
+    from outlast.endings import OK, StartRefused, ending_of, tell_defect
     from outlast.process import announce_on_stdout, serve_until_told
     from outlast.service_manager import ServiceManager
     from persistence.store import StoreError
@@ -169,16 +177,26 @@ def _run(settings: Settings, serve: Serve | None) -> int:
         ready = True
         announce_on_stdout(serving)
 
-    configure_logs(level=settings.log_level, form=settings.log_format)
+    _log_as(settings)
+    for line in advised:
+        structlog.get_logger("outlast").warning("look at the configuration", advice=line)
     try:
         manager = ServiceManager.of(os.environ)
         trio.run(functools.partial(serve_until_told, settings, serve or _gateway(), announce, manager=manager))
     except (StoreError, StartRefused, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
         ending = ending_of(error, listen=settings.listen, ready=ready)
         if ending is None:
-            raise  # a defect: whoever has to mend it needs the traceback
+            return tell_defect(error)
         return _refuse(*ending.lines, code=ending.code)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends the process here, as a line like all others
+        return tell_defect(error)
     return OK
+
+
+def _log_as(settings: Settings) -> None:
+    from outlast.logs import log_as
+
+    log_as(settings, os.environ)
 
 
 def _gateway() -> Serve:
@@ -248,9 +266,11 @@ def _store_settings(config: Path | None, store: str | None) -> Settings | int:
     from outlast.sources import SettingsInvalid, load_settings
 
     try:
-        return load_settings(config=config, environment=os.environ, flags={} if store is None else {"store": store})
+        settings = load_settings(config=config, environment=os.environ, flags={} if store is None else {"store": store})
     except SettingsInvalid as error:
         return _refuse(*error.lines)
+    _log_as(settings)
+    return settings
 
 
 def _tell(line: str) -> None:
@@ -324,6 +344,7 @@ def _doctor_command(config: Path | None, as_json: bool, **given: object) -> int:
         settings = load_settings(config=config, environment=os.environ, flags=flags)
     except SettingsInvalid as error:
         return _refuse(*error.lines)
+    _log_as(settings)
     import json
 
     import trio
@@ -381,6 +402,7 @@ def _rekey_command(config: Path | None, only_count: bool, take_over: bool, **giv
         settings = load_settings(config=config, environment=os.environ, flags=flags)
     except SettingsInvalid as error:
         return _refuse(*error.lines)
+    _log_as(settings)
     try:
         rekeyed = _rekey(settings, only_count=only_count, take_over=take_over)
     except (StartRefused, StoreError, KeyboardInterrupt) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -30,6 +30,8 @@ FREE_BYTES_LAST = 2**24  # what the store holds in reserve, to get out of a full
 SYNC_SECONDS_SLOW = 0.02
 SYNC_SECONDS_IMPOSSIBLE = 0.00002  # no device answers so soon: nothing was synced
 DESCRIPTORS_WANTED = 4096
+SWITCHES, SWITCH_ROUNDS = 1000, 5
+SWITCH_SECONDS_SLOW = 0.0001  # ten times an ordinary machine's: a relayed call would cost 2 ms
 CLOCK_EARLIEST_UNIX_S = 1767225600.0  # 2026-01-01: this program is younger
 
 _LOST_WITH_THE_MACHINE = ("tmpfs", "ramfs")
@@ -45,6 +47,18 @@ SURVIVES = {
 }
 
 
+async def _switch_seconds() -> float:
+    """Measure how long the event loop takes from one task to the next; the best of some rounds, so that other
+    programs do not count."""
+    best = float("inf")
+    for _ in range(SWITCH_ROUNDS):
+        began = time.perf_counter()
+        for _ in range(SWITCHES):
+            await trio.lowlevel.checkpoint()
+        best = min(best, (time.perf_counter() - began) / SWITCHES)
+    return best
+
+
 @attrs.frozen
 class Surroundings:
     """What the doctor looks through; tests put others in."""
@@ -52,6 +66,7 @@ class Surroundings:
     look_at_device: Callable[[Path], Device] = look_at
     now_unix_s: Callable[[], float] = time.time
     descriptors_max: Callable[[], int] = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    switch_seconds: Callable[[], Awaitable[float]] = _switch_seconds
 
 
 async def examine(settings: Settings, surroundings: Surroundings = Surroundings()) -> Sequence[Finding]:
@@ -60,6 +75,7 @@ async def examine(settings: Settings, surroundings: Surroundings = Surroundings(
     if settings.store.startswith("sqlite:"):
         findings += await trio.to_thread.run_sync(lambda: list(_device(settings, surroundings)))
     findings += [await _store(settings), _clock(settings, surroundings), _descriptors(settings, surroundings)]
+    findings.append(await _event_loop(surroundings))
     return findings
 
 
@@ -178,3 +194,12 @@ def _descriptors(settings: Settings, surroundings: Surroundings) -> Finding:
     if most < DESCRIPTORS_WANTED:
         return Finding("open files", State.DEGRADED, said, "raise it: ulimit -n, or LimitNOFILE in the systemd unit")
     return Finding("open files", State.HEALTHY, said)
+
+
+async def _event_loop(surroundings: Surroundings) -> Finding:
+    seconds = await surroundings.switch_seconds()
+    said = f"{seconds * 1e6:.1f} µs from one task to the next"
+    if seconds > SWITCH_SECONDS_SLOW:
+        advice = "the processor is slow, busy, or held back by a quota (cpu.max): give the gateway one of its own"
+        return Finding("event loop", State.DEGRADED, said, advice)
+    return Finding("event loop", State.HEALTHY, said)

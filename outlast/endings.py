@@ -22,6 +22,7 @@ from outlast.urls import Address
 from persistence import store as stores
 
 OK = 0
+DEFECT = 1
 NOT_READY = 1
 BAD_INPUT = 2
 STORE_LOST = 3
@@ -111,3 +112,15 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(part)
     else:
         yield error
+
+
+def tell_defect(error: BaseException) -> int:
+    """Log what whoever has to mend it needs: the traceback, where all logs go, without the values of variables.
+
+    Returns:
+      the exit code.
+    """
+    import structlog  # logs are set up by now
+
+    structlog.get_logger("outlast").critical("crashed: this is a defect, please report it", exc_info=error)
+    return DEFECT

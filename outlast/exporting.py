@@ -74,7 +74,7 @@ async def export_sessions(
     """
     if not isinstance(store, str):
         return await _Export(store, BlockWriter(file), with_secrets, progress).run()
-    _check_there(store)
+    check_there(store)
     opened = await open_store(store, codec=codec)
     try:
         return await _Export(opened, BlockWriter(file), with_secrets, progress).run()
@@ -88,11 +88,15 @@ def sqlite_path(url: str) -> Path | None:
     return Path(url.removeprefix("sqlite:")) if url.startswith("sqlite:") else None
 
 
-def _check_there(url: str) -> None:
-    """Refuse a file that is not there: opening it would make an empty store, and nobody wants to export that."""
+def check_there(url: str) -> None:
+    """Refuse a file that is not there: opening it would make an empty store, and nobody wants to read that.
+
+    Raises:
+      StoreInvalid
+    """
     path = sqlite_path(url)
     if path is not None and not path.exists():
-        raise StoreInvalid(f"{path}: there is no such file; name the store to export with --store")
+        raise StoreInvalid(f"{path}: there is no such file; name the store with --store")
 
 
 class _Export:

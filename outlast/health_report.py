@@ -154,6 +154,8 @@ def _loop(facts: HealthFacts) -> Iterator[Finding]:
         yield Finding("loop", State.HEALTHY, said)
 
 
+__all__ = ["ADVICE_BY_REASON", "LOOKS", "SURVIVES", "area_of", "areas", "report"]
+
 LOOKS: Sequence[Callable[[HealthFacts], Iterator[Finding]]] = (
     _serving,
     _store,

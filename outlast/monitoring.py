@@ -8,6 +8,7 @@ import trio
 
 from actors.runtime import Runtime
 from outlast.health_operation import health_operation
+from outlast.health_tool import look_at
 from outlast.metrics import Counts
 from outlast.metrics_operation import metrics_operation
 from outlast.pauses import Pauses
@@ -24,12 +25,18 @@ class Monitoring:
     """Watches one gateway while `run` runs."""
 
     def __init__(self, runtime: Runtime, upstreams: Upstreams, *, sessions_max: int) -> None:
+        """
+        Args:
+          runtime: if it has a health tool, that tells of this gateway from now on.
+        """
         self.vitals = Vitals(runtime, upstreams, StoreProber(runtime.store), Watchdog(), sessions_max)
         self.operations: Sequence[Operation] = (
             health_operation(self.vitals),
             metrics_operation(self.vitals, self.counts),
         )
         self._runtime = runtime
+        if runtime.own_tools is not None:
+            look_at(runtime.own_tools, self.vitals)
         self._pauses = Pauses()
         self._server: HttpServer | None = None
 

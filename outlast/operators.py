@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,23 +78,59 @@ def _time_option(name: str, about: str) -> Callable[[Callable[..., int]], Callab
 )
 @click.option("--records", is_flag=True, help="Tell of subject, tags and calls, too: each record is read.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, metavar="N", help="At most so many.  [100]")
-def _list(url: str | None, token_file: Path | None, as_json: bool, limit: int, **wanted: object) -> int:
-    """List sessions, those used last first."""
+@click.option("--store", metavar="URL", help="Read a store that no gateway uses, in place of asking a gateway.")
+def _list(
+    url: str | None, token_file: Path | None, as_json: bool, store: str | None, limit: int, **wanted: object
+) -> int:
+    """List sessions, those used last first.
+
+    With --store what the store's index tells is listed, and nothing is changed; keys are as for `outlast serve`.
+    """
     query = {_PARAMETERS.get(name, name): value for name, value in wanted.items() if value not in (None, False)}
+    if store is not None:
+        if url is not None:
+            return _refuse("--store reads a store, --url asks a gateway: choose one", 2)
+        return _list_stored(store, query, limit, as_json)
 
     async def work(client: AdminClient) -> Any:
         return await _pages(client, query, limit)
 
-    def show(found: Any) -> RenderableType:
-        import time
+    return _run(url, token_file, as_json, work, _show_list)
 
-        from outlast import operators_view
 
-        if found["next"] is not None:
-            click.echo(f"{PROGRAM}: there are more; raise --limit", err=True)
-        return operators_view.sessions(found, time.time())
+def _show_list(found: Any) -> RenderableType:
+    import time
 
-    return _run(url, token_file, as_json, work, show)
+    from outlast import operators_view
+
+    if found["next"] is not None:
+        click.echo(f"{PROGRAM}: there are more; raise --limit", err=True)
+    return operators_view.sessions(found, time.time())
+
+
+def _list_stored(store: str, query: dict[str, Any], limit: int, as_json: bool) -> int:
+    import trio
+
+    from actors.listing import Order
+    from outlast.endings import ending_of
+    from outlast.sources import SettingsInvalid, load_settings
+    from outlast.stored_sessions import filter_of, list_stored
+    from persistence.store import StoreError
+
+    wanted = filter_of(query)
+    if isinstance(wanted, str):
+        return _refuse(f"{wanted} needs the sessions' records: ask a running gateway, or see outlast export", 2)
+    try:
+        settings = load_settings(environment=os.environ, flags={"store": store})
+        found = trio.run(list_stored, settings, wanted, Order(str(query["order"])), limit)
+    except SettingsInvalid as error:
+        return _refuse("; ".join(error.lines), 2)
+    except StoreError as error:
+        ending = ending_of(error, listen=settings.listen, ready=False)
+        assert ending is not None, "these are known"
+        return _refuse("; ".join(ending.lines), ending.code)
+    _write(found, as_json, _show_list)
+    return 0
 
 
 _PARAMETERS = {
@@ -252,12 +289,11 @@ def _watch(url: str | None, token_file: Path | None, every_seconds: float) -> in
 
     try:
         client = make_client(url, token_file, os.environ)
-        if not sys.stdin.isatty():
-            trio.run(functools.partial(table.watch, client, console(), table.no_keys, every_seconds=every_seconds))
-            return 0
-        with table.keys_at_once(sys.stdin):
-            keys = table.keys_of_terminal
-            trio.run(functools.partial(table.watch, client, console(), keys, every_seconds=every_seconds))
+        look = functools.partial(client.ask, "GET", "/analytics")
+        pressed = table.keys_of_terminal if sys.stdin.isatty() else table.no_keys
+        watch = functools.partial(table.watch, look, client.base, console(), pressed, every_seconds=every_seconds)
+        with table.keys_at_once(sys.stdin) if sys.stdin.isatty() else nullcontext():
+            trio.run(watch)
     except Refused as refused:
         return _refuse(str(refused), 2)
     except AskFailed as failed:
@@ -304,7 +340,6 @@ def _run(
 
     from outlast.admin_client import AskFailed, make_client
     from outlast.kinds import Refused
-    from outlast.operators_view import console
 
     try:
         answer = trio.run(work, make_client(url, token_file, os.environ))
@@ -312,13 +347,19 @@ def _run(
         return _refuse(str(refused), 2)
     except AskFailed as failed:
         return _refuse(str(failed), failed.code)
+    _write(answer, as_json, show)
+    return 0
+
+
+def _write(answer: Any, as_json: bool, show: Callable[[Any], RenderableType]) -> None:
     if as_json:
         import json
 
         click.echo(json.dumps(answer, indent=2))
-    else:
-        console().print(show(answer))
-    return 0
+        return
+    from outlast.operators_view import console
+
+    console().print(show(answer))
 
 
 def _text(words: str) -> RenderableType:

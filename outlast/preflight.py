@@ -37,6 +37,7 @@ def check_start(settings: Settings, *, may_write: Callable[[Path], bool] = _may_
     lines = [
         *_server_troubles(settings),
         *access_troubles(settings),
+        *_contradictions(settings),
         *_file_troubles(settings),
         *_store_troubles(settings.store, may_write),
         *_listen_troubles(settings.listen),
@@ -49,6 +50,33 @@ def _server_troubles(settings: Settings) -> list[str]:
     if not settings.servers:
         return ["there is no server to serve: name one, for example --server time=stdio:mcp-server-time"]
     return missing_commands(settings.servers, shutil.which)
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Say which settings cannot both be meant."""
+    troubles = []
+    if settings.events_bytes_max < settings.event_bytes_max:
+        troubles.append(
+            f"events_bytes_max {settings.events_bytes_max} is less than event_bytes_max {settings.event_bytes_max}:"
+            " an event that is allowed could not be kept; make the one larger or the other smaller"
+        )
+    least_call_seconds = min(settings.call_seconds_max, settings.call_total_seconds_max)
+    if settings.answer_json_within_seconds >= least_call_seconds:
+        troubles.append(
+            f"answer_json_within_seconds {settings.answer_json_within_seconds:g}: calls end after"
+            f" {least_call_seconds:g} s (call_seconds_max, call_total_seconds_max), so none would get a stream;"
+            " make it smaller"
+        )
+    if not settings.oauth_issuer:
+        without = {
+            "oauth_audiences": settings.oauth_audiences,
+            "oauth_keys": settings.oauth_keys,
+            "oauth_scopes": settings.oauth_scopes,
+        }
+        names = ", ".join(name for name, value in without.items() if value)
+        if names:
+            troubles.append(f"{names}: without oauth_issuer, no tokens are checked: set it, or leave this out")
+    return troubles
 
 
 def _file_troubles(settings: Settings) -> list[str]:

@@ -24,11 +24,13 @@ from actors.state import Limits
 from outlast.access import authentication_of
 from outlast.administering import administration_of
 from outlast.at_rest import codec_of
-from outlast.certificate import CertificateFiles, keep_fresh, tls_of
+from outlast.certificate import certificate_files, keep_fresh, tls_of
+from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
+from transport.access_log import AccessLog
 from transport.asgi import asgi_app
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
@@ -79,25 +81,24 @@ async def serve(
       StoreBroken, FenceLost: while running; the process is to end.
     """
     begun = trio.current_time()
-    listen = settings.listen
-    listeners = await open_listeners(listen.host, listen.port, write_seconds=settings.write_seconds_max)
+    host, port = settings.listen.host, settings.listen.port
+    listeners = await open_listeners(host, port, write_seconds=settings.write_seconds_max)
     async with AsyncExitStack() as opened:
         opened.callback(_close_all, listeners)
         clients = await opened.enter_async_context(trio.open_nursery())
         front, served = Front(wait_seconds=settings.restore_wait_seconds), trio.Event()
+        certificate = certificate_files(settings)
+        seen = (
+            None if certificate is None else certificate.state()
+        )  # before it is loaded: later it could be that of newer files
         server: HttpServer = await clients.start(_serve, settings, front, listeners, served)
         opened.callback(clients.cancel_scope.cancel)
+        if certificate is not None:
+            clients.start_soon(keep_fresh, certificate, seen, server.renew_tls)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
-        stateless = await open_stateless(
-            settings.servers,
-            pool,
-            upstreams,
-            headers=settings.server_headers,
-            environment=settings.server_environment,
-            idle_seconds=settings.stdio_idle_seconds,
-        )
+        stateless = await _stateless(settings, pool, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
         connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
         with _collector_off():
@@ -115,14 +116,23 @@ async def serve(
         monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
             serving.start_soon(monitoring.run)
-            if settings.certfile is not None and settings.keyfile is not None:
-                serving.start_soon(keep_fresh, CertificateFiles(settings.certfile, settings.keyfile), server.renew_tls)
             front.open(gateway)
             task_status.started(_ready(runtime, server, settings, trio.current_time() - begun))
             await (trio.Event() if stop is None else stop).wait()
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
             await _drain(runtime, gateway, server, served, settings.shutdown_grace_seconds)
             serving.cancel_scope.cancel()
+
+
+async def _stateless(settings: Settings, pool: HttpPool, upstreams: trio.Nursery) -> Mapping[str, StatelessUpstream]:
+    return await open_stateless(
+        settings.servers,
+        pool,
+        upstreams,
+        headers=settings.server_headers,
+        environment=settings.server_environment,
+        idle_seconds=settings.stdio_idle_seconds,
+    )
 
 
 async def _serve(
@@ -201,8 +211,18 @@ def _gateway(
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
+        access_log=_access_log(settings),
         quota=Quota(settings.exchanges_per_principal_max),
     )
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    match settings.access_log:
+        case "all":
+            return AccessLog("all")
+        case "errors":
+            return AccessLog("errors")
+    return None
 
 
 def _runtime_options(settings: Settings) -> RuntimeOptions:
@@ -236,6 +256,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         connect_seconds_max=settings.connect_seconds_max,
         store_outage="degrade" if settings.store_outage == "degrade" else "refuse",
         store_outage_patience_seconds=settings.store_outage_patience_seconds,
+        own_tools=make_health_tool() if settings.expose_health_tool else None,
     )
 
 

@@ -124,7 +124,8 @@ def _shown_store(raw: object) -> str:
     """A path holds no secret; the URL of anything else may."""
     if not isinstance(raw, str) or raw.startswith("sqlite:"):
         return repr(raw)
-    return repr(redacted(raw))
+    first, *others = raw.split() or [""]
+    return repr(redacted(first) + (" ..." if others else ""))
 
 
 def _is_host_pattern(text: str) -> bool:
@@ -356,6 +357,9 @@ class Settings:
         "the token for operations (health in detail, metrics, administration)",
         default_text="none: from this machine only",
     )
+    expose_health_tool: bool = _setting(
+        SWITCH, False, "offer clients the tool session_health_check among each server's own", flag=True
+    )
     server_headers: Mapping[str, Mapping[str, str]] = _setting(
         SERVER_HEADERS,
         attrs.Factory(lambda: MappingProxyType({})),
@@ -393,6 +397,13 @@ class Settings:
         choice("json", "console", "auto"),
         "auto",
         "how to log: json, console, or auto (console on a terminal)",
+        flag=True,
+    )
+    # Not every request by default: proxies in front have such a log, and a busy gateway would write gigabytes a day.
+    access_log: str = _setting(
+        choice("off", "errors", "all"),
+        "errors",
+        "which requests to log when they are answered: off, errors (answers of 500 and above), or all",
         flag=True,
     )
 

@@ -25,6 +25,8 @@ TABLE = "outlast"  # the file's one table
 CONFIG_VARIABLE = "OUTLAST_CONFIG"  # names the file where no flag does
 REDIS_VARIABLE = "REDIS_URL"
 
+_LINE = re.compile(r"\(at line (\d+),")  # in tomllib's errors
+_KEY = re.compile(r"[A-Za-z0-9_.-]+")
 _FILE_BYTES_MAX = 1024 * 1024  # a configuration is a few lines; whatever is larger is another file
 
 # In the cluster of a service called "outlast" (or "outlast-anything") Kubernetes gives every container
@@ -122,8 +124,10 @@ def _table(path: Path) -> Mapping[str, object]:
         raise Refused(f"the configuration is larger than {_FILE_BYTES_MAX} bytes: is this the right file?")
     try:
         tables = tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Refused(f"this is not TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise Refused("this is not TOML: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Refused(_about_toml(str(error), content.decode())) from None
     strangers = [_about_stranger(name) for name in tables if name != TABLE]
     table: object = tables.get(TABLE, {})
     if not isinstance(table, dict):
@@ -131,6 +135,16 @@ def _table(path: Path) -> Mapping[str, object]:
     if strangers or not isinstance(table, dict):
         raise Refused(*strangers)
     return table
+
+
+def _about_toml(error: str, text: str) -> str:
+    """Say what is wrong with a text that is not TOML; a key that is there twice is named."""
+    line = _LINE.search(error)
+    if line is not None and "overwrite" in error:
+        key = text.split("\n")[int(line[1]) - 1].partition("=")[0].strip()
+        if _KEY.fullmatch(key):
+            return f"line {line[1]}: {key} is there twice"
+    return f"this is not TOML: {error}"
 
 
 def _about_stranger(name: str) -> str:

@@ -19,18 +19,21 @@ from rich.live import Live
 from rich.table import Table
 
 from outlast import operators_view as view
-from outlast.admin_client import AdminClient, AskFailed
+from outlast.admin_client import AskFailed
 
 TOOLS_SHOWN_MAX = 15
 
 Json = Mapping[str, Any]
+Look = Callable[[], Awaitable[Json]]
 Keys = Callable[[], Awaitable[str]]  # waits for keys; "" when there are no more
 
 
-async def watch(client: AdminClient, console: Console, keys: Keys, *, every_seconds: float) -> None:
+async def watch(look: Look, base: str, console: Console, keys: Keys, *, every_seconds: float) -> None:
     """Draw the table until somebody presses q.
 
     Args:
+      look: gives a gateway's analytics, as they are now.
+      base: where that gateway is.
       keys: what is pressed.
       every_seconds: between two looks.
 
@@ -40,17 +43,15 @@ async def watch(client: AdminClient, console: Console, keys: Keys, *, every_seco
     Cancellation: leaves the terminal as it was.
     """
     before: Json | None = None
-    now: Json = await client.ask("GET", "/analytics")
+    now: Json = await look()
     trouble = ""
-    with Live(
-        render(now, before, client.base), console=console, auto_refresh=False, screen=console.is_terminal
-    ) as live:
+    with Live(render(now, before, base), console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while not await _pressed_q(keys, every_seconds):
             try:
-                before, now, trouble = now, await client.ask("GET", "/analytics"), ""
+                before, now, trouble = now, await look(), ""
             except AskFailed as failed:
                 trouble = str(failed)
-            live.update(render(now, before, client.base, trouble=trouble), refresh=True)
+            live.update(render(now, before, base, trouble=trouble), refresh=True)
 
 
 async def _pressed_q(keys: Keys, seconds: float) -> bool:

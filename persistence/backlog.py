@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 
 from persistence.records import Batch, Fence, LogEntry, Snapshot, Tombstone, Trim
+from persistence.shown import shown_id
 from persistence.store import StoreFull
 
 
@@ -276,7 +277,8 @@ def _freeze(
         if frozen.trim is not None:
             trims.append(frozen.trim)
     header = snapshot.header
-    assert header.session_id == session_id, f"session {session_id} froze a snapshot of {header.session_id}"
-    assert header.revision >= revision, f"session {session_id} submitted {revision}, froze {header.revision}"
+    shown = shown_id(session_id)
+    assert header.session_id == session_id, f"session {shown} froze a snapshot of {shown_id(header.session_id)}"
+    assert header.revision >= revision, f"session {shown} submitted {revision}, froze {header.revision}"
     snapshots.append(snapshot)
     return tell

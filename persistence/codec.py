@@ -28,6 +28,7 @@ from persistence.envelope import CLEAR, COMPRESSED, ENCRYPTED, Envelope
 from persistence.records import LogEntry, Snapshot, SnapshotHeader
 from persistence.schema import SCHEMA_VERSION, UPCASTERS, Fields, Upcaster, upcast
 from persistence.sealing import KeyMissing, SealBroken, Sealing
+from persistence.shown import shown_id
 from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
 
 __all__ = ["SECRETS", "Codec", "KeyMissing", "SecretsNeedKey", "Unencodable"]
@@ -84,7 +85,7 @@ class Codec:
         try:
             return self._seal(_about_snapshot(snapshot.header), _pack(snapshot.fields), compress=not secrets)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise Unencodable(f"snapshot of session {snapshot.header.session_id}: {error}") from error
+            raise Unencodable(f"snapshot of session {shown_id(snapshot.header.session_id)}…: {error}") from error
 
     def open_snapshot(self, header: SnapshotHeader, record: bytes) -> Snapshot:
         """Read a snapshot back, brought up to the present schema version.
@@ -107,7 +108,9 @@ class Codec:
         try:
             return self._seal(_about_entry(entry), entry.body, compress=True)
         except (ValueError, TypeError, OverflowError) as error:
-            raise Unencodable(f"log entry {entry.sequence} of session {entry.session_id}: {error}") from error
+            raise Unencodable(
+                f"log entry {entry.sequence} of session {shown_id(entry.session_id)}…: {error}"
+            ) from error
 
     def open_entry(self, entry: LogEntry) -> LogEntry:
         """Read an entry back: `entry.body` holds the sealed bytes, the result's body what was sealed.
@@ -204,16 +207,16 @@ class Codec:
         opened = envelope.unwrap(about, record, session_id)
         if opened.version > self.version:
             raise SnapshotTooNew(
-                f"session {session_id}: schema version {opened.version}, this one knows {self.version}"
+                f"session {shown_id(session_id)}…: schema version {opened.version}, this one knows {self.version}"
             )
         payload = self._decrypt(about, opened, session_id)
         if opened.flags & COMPRESSED:
             try:
                 payload = decompress(payload)
             except CompressionBroken as broken:
-                raise SnapshotCorrupt(f"session {session_id}: cannot be unpacked: {broken}") from broken
+                raise SnapshotCorrupt(f"session {shown_id(session_id)}…: cannot be unpacked: {broken}") from broken
             except DictionaryUnknown as unknown:
-                raise SnapshotTooNew(f"session {session_id}: packed with {unknown}") from unknown
+                raise SnapshotTooNew(f"session {shown_id(session_id)}…: packed with {unknown}") from unknown
         return opened.version, payload
 
     def _decrypt(self, about: bytes, opened: Envelope, session_id: str) -> bytes | memoryview:
@@ -224,7 +227,7 @@ class Codec:
         try:
             return self.sealing.open(opened.key_id, opened.payload, _bound_to(about, opened.head))
         except SealBroken as broken:
-            raise SnapshotCorrupt(f"session {session_id}: {broken}") from broken
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: {broken}") from broken
 
     def _reseal(self, about: bytes, record: bytes, session_id: str) -> bytes:
         opened = envelope.unwrap(about, record, session_id)
@@ -246,9 +249,9 @@ def _unpack(payload: bytes | memoryview, session_id: str) -> Fields:
     try:
         fields = msgpack.unpackb(payload, strict_map_key=False, max_ext_len=0)
     except _UNREADABLE as error:
-        raise SnapshotCorrupt(f"session {session_id}: the payload cannot be decoded: {error}") from error
+        raise SnapshotCorrupt(f"session {shown_id(session_id)}…: the payload cannot be decoded: {error}") from error
     if not isinstance(fields, dict):
-        raise SnapshotCorrupt(f"session {session_id}: the payload is no map")
+        raise SnapshotCorrupt(f"session {shown_id(session_id)}…: the payload is no map")
     return fields
 
 

@@ -19,6 +19,7 @@ import zlib
 
 import attrs
 
+from persistence.shown import shown_id
 from persistence.store import SnapshotCorrupt, SnapshotTooNew
 
 COMPRESSED = 1  # the payload, as it was before it was encrypted, is a zstandard frame
@@ -84,15 +85,15 @@ def unwrap(about: bytes, record: bytes, session_id: str) -> Envelope:
       SnapshotTooNew: whole, but sealed in a way that this version does not know.
     """
     if len(record) < _PAYLOAD_AT or record[:2] != _MAGIC:
-        raise SnapshotCorrupt(f"session {session_id}: not a record ({len(record)} bytes)")
+        raise SnapshotCorrupt(f"session {shown_id(session_id)}…: not a record ({len(record)} bytes)")
     payload = memoryview(record)[_PAYLOAD_AT:]
     head = record[:HEAD_BYTES]
     (checksum,) = _CHECKSUM.unpack_from(record, HEAD_BYTES)
     if checksum != _checksum(about, head, payload):
-        raise SnapshotCorrupt(f"session {session_id}: the checksum does not fit ({len(record)} bytes)")
+        raise SnapshotCorrupt(f"session {shown_id(session_id)}…: the checksum does not fit ({len(record)} bytes)")
     _, _, flags, version, key_id = _HEAD.unpack(head)
     if not is_known(head):
-        raise SnapshotTooNew(f"session {session_id}: sealed in a way that this version does not know")
+        raise SnapshotTooNew(f"session {shown_id(session_id)}…: sealed in a way that this version does not know")
     return Envelope(head, flags, version, key_id, payload)
 
 

@@ -32,6 +32,7 @@ from persistence.records import (
     log_start,
 )
 from persistence.resealing import Resealed, SealedWith, count_by_key, is_stale, resealed_entry, resealed_snapshot
+from persistence.shown import shown_id
 from persistence.store import SnapshotCorrupt
 
 TOMBSTONES_MAX = 100_000  # 20 MB; late writes of an ended session come within seconds
@@ -114,7 +115,7 @@ class MemoryStore:
         if row is None:
             return None
         if not row.record:
-            raise SnapshotCorrupt(f"session {session_id}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: its record is in quarantine")
         try:
             return self._codec.open_snapshot(row.header, row.record)
         except SnapshotCorrupt as error:

@@ -36,6 +36,7 @@ from persistence.redis_nodes import Call, Nodes
 from persistence.redis_resealing import RedisResealing
 from persistence.redis_scripts import FORMAT
 from persistence.redis_url import RedisPlace
+from persistence.shown import shown_id
 from persistence.store import SnapshotCorrupt, StoreError, StoreInvalid, StoreReplaced, StoreUnavailable
 
 log = structlog.get_logger("persistence.redis")
@@ -132,7 +133,7 @@ class RedisKeeper:
             return None
         [header] = redis_records.unpack_headers(packed)
         if not record:
-            raise SnapshotCorrupt(f"session {session_id}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: its record is in quarantine")
         try:
             return self.codec.open_snapshot(header, record)
         except SnapshotCorrupt as error:

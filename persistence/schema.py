@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from persistence.shown import shown_id
 from persistence.store import SnapshotTooNew
 
 Fields = dict[str, Any]
@@ -32,5 +33,7 @@ def upcast(fields: Fields, version: int, wanted: int, upcasters: Mapping[int, Up
     except Exception as error:  # see Raises
         # Only what kind of error: its text may repeat what the record holds, and this one is shown to clients.
         kind = type(error).__name__
-        raise SnapshotTooNew(f"session {session_id}: cannot be brought up from version {version} ({kind})") from error
+        raise SnapshotTooNew(
+            f"session {shown_id(session_id)}…: cannot be brought up from version {version} ({kind})"
+        ) from error
     return fields

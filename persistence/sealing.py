@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from persistence.key_ring import KEY_BYTES, Key, KeyRing, key_name
+from persistence.shown import shown_id
 from persistence.store import SnapshotTooNew
 
 SUBKEY_RECORDS_MAX = 1 << 32
@@ -54,7 +55,7 @@ class KeyMissing(SnapshotTooNew):
     """
 
     def __init__(self, session_id: str, key_id: int) -> None:
-        super().__init__(f"session {session_id}: sealed with key {key_name(key_id)}, which is not here")
+        super().__init__(f"session {shown_id(session_id)}…: sealed with key {key_name(key_id)}, which is not here")
         self.key_id = key_id
 
 

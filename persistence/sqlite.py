@@ -29,6 +29,7 @@ from persistence.leases import Held, Lease, LeaseTable
 from persistence.partitions import PARTITIONS, partitions_of
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.resealing import Resealed, SealedWith
+from persistence.shown import shown_id
 from persistence.sqlite_connection import SqliteConnection, fill
 from persistence.sqlite_room import Room
 from persistence.store import SnapshotCorrupt, StoreError
@@ -237,7 +238,7 @@ class _Database:
         rid, record = row[0], row[-1]
         header = SnapshotHeader(*row[1:-1])
         if not record:
-            raise SnapshotCorrupt(f"session {session_id}: its record is in quarantine")
+            raise SnapshotCorrupt(f"session {shown_id(session_id)}…: its record is in quarantine")
         try:
             return self._codec.open_snapshot(header, record)
         except SnapshotCorrupt as error:

@@ -125,6 +125,7 @@ class AsgiExchange:
         nursery: trio.Nursery,
     ) -> None:
         self.head = parsed.head
+        self.status = 0
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -173,7 +174,7 @@ class AsgiExchange:
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole answer."""
-        headers = self._begin(headers)
+        headers = self._begin(status, headers)
         try:
             await _send_whole(self._send, status, headers, body)
         except OSError as error:  # what ASGI 2.4 says that send() raises when the client is gone
@@ -181,7 +182,7 @@ class AsgiExchange:
 
     async def start_stream(self, status: int, headers: Headers) -> None:
         """Send the head of a streamed answer."""
-        headers = self._begin(headers)
+        headers = self._begin(status, headers)
         self._watch_soon()
         self._streaming = True
         await self._pass({"type": "http.response.start", "status": status, "headers": list(headers)})
@@ -213,13 +214,14 @@ class AsgiExchange:
         with suppress(ClientGone):
             await self.respond(status, _closing(JSON_HEADERS, self._scope), body)
 
-    def _begin(self, headers: Headers) -> Headers:
+    def _begin(self, status: int, headers: Headers) -> Headers:
         if self._started:
             raise RuntimeError("this exchange has its answer already")
         for name, value in headers:
             if b"\n" in value or b"\r" in value or b"\0" in value or b"\n" in name or b"\r" in name:
                 raise ValueError("a header has a line break or a NUL in it")
         self._started = True
+        self.status = status
         if self._body is not None:
             return headers
         self._watch_soon()

@@ -25,8 +25,8 @@ class RequestHead:
 
     method: str
     path: str  # percent-decoded, without the query
-    query: str  # raw, without "?"
-    headers: Mapping[str, str]  # values as latin-1 text
+    query: str = attrs.field(repr=False)  # raw, without "?"; like headers, it may hold credentials
+    headers: Mapping[str, str] = attrs.field(repr=False)  # values as latin-1 text
     peer: str  # the client's address, for logs
     scheme: str = "http"
 
@@ -49,6 +49,11 @@ class Exchange(Protocol):
     @property
     def head(self) -> RequestHead:
         """What was asked."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """The answer's status; 0 until an answer has begun."""
         ...
 
     async def body(self) -> bytes:

@@ -20,6 +20,7 @@ from transport.socket_exchange import SocketExchange
 STARTING = "starting: the store is being opened"
 RETRY_AFTER = (b"retry-after", b"1")
 
+_NOT_THERE = error_body(f"{STARTING}; try again in a moment", jsonrpc.UPSTREAM_UNAVAILABLE)
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -54,19 +55,21 @@ class Front:
                 return
             gateway = await self._wait()
             if gateway is None:
-                body = error_body(f"{STARTING}; try again in a moment", jsonrpc.UPSTREAM_UNAVAILABLE)
-                await exchange.respond(503, (*JSON_HEADERS, RETRY_AFTER), body)
+                await exchange.respond(503, (*JSON_HEADERS, RETRY_AFTER), _NOT_THERE)
                 return
         await gateway(exchange)
 
     async def serve_socket(self, socket: SocketExchange) -> None:
-        """Serve one WebSocket connection, as the gateway does."""
+        """Serve one WebSocket connection, as the gateway does.
+
+        Raises:
+          SocketGone: the client went away.
+        """
         gateway = self._gateway or await self._wait()
-        if gateway is None:
-            body = error_body(f"{STARTING}; try again in a moment", jsonrpc.UPSTREAM_UNAVAILABLE)
-            await socket.refuse(503, (*JSON_HEADERS, RETRY_AFTER), body)
-            return
-        await gateway.serve_socket(socket)
+        if gateway is not None:
+            await gateway.serve_socket(socket)
+        else:
+            await socket.refuse(503, (*JSON_HEADERS, RETRY_AFTER), _NOT_THERE)
 
     async def _answered_without(self, exchange: Exchange) -> bool:
         path = exchange.head.path

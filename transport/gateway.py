@@ -21,8 +21,10 @@ import msgspec
 
 from actors import jsonrpc
 from actors.ids import ANONYMOUS
+from actors.log_context import serving
 from actors.runtime import Runtime
 from transport import guard
+from transport.access_log import AccessLog
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
 from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
@@ -36,6 +38,7 @@ from transport.handler import JSON_HEADERS, error_body
 from transport.operation import Operation
 from transport.operators import Operators
 from transport.quota import Quota
+from transport.served import ServedRequest
 from transport.socket_exchange import SocketExchange
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
@@ -60,6 +63,7 @@ class Gateway:
         operators: Operators = Operators(),
         breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
+        access_log: AccessLog | None = None,
         quota: Quota | None = None,
     ) -> None:
         """
@@ -72,6 +76,7 @@ class Gateway:
           operators: who may use those that are for operators only.
           breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
+          access_log: told of each request that was answered; None: nobody is.
           quota: how much each of them may use; None: the default.
         """
         self._runtime = runtime
@@ -79,10 +84,12 @@ class Gateway:
         self._operations = tuple(operations)
         self._operators = operators
         self._authentication = authentication
+        self._access_log = access_log
         self._quota = quota or Quota()
         self._draining = False
         self._faces: dict[str, Face] = {}
         self._sockets: dict[str, WebSocketFace] = {}
+        self._server_of: dict[str, str] = {}  # by path, for logs
         self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
             breaker = (breakers or {}).get(name)
@@ -90,7 +97,15 @@ class Gateway:
                 runtime, name, upstream_transport=upstream_transport, options=options, breaker=breaker
             )
             if name in stateless:
-                self._stateless.append(Stateless(stateless[name], stateless_options, usage=runtime.usage_of(name)))
+                self._stateless.append(
+                    Stateless(
+                        stateless[name],
+                        stateless_options,
+                        server_id=name,
+                        own_tools=runtime.own_tools,
+                        usage=runtime.usage_of(name),
+                    )
+                )
                 face = BothEras(face, self._stateless[-1])
             legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
             faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
@@ -101,6 +116,8 @@ class Gateway:
             self._sockets[f"/servers/{name}/ws"] = socket_face
             if len(servers) == 1:
                 self._sockets["/ws"] = socket_face
+            paths = (*self._faces, *self._sockets)
+            self._server_of |= {path: name for path in paths if path not in self._server_of}
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""
@@ -108,6 +125,20 @@ class Gateway:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
+        head = exchange.head
+        served = ServedRequest(head, self._server_of.get(head.path, ""))
+        serving(served)
+        try:
+            await self._answer(exchange)
+        except BaseException as error:  # told of, and raised again; its own line, if any, still names the request
+            if self._access_log is not None:
+                self._access_log.note(served, exchange, error)
+            raise
+        if self._access_log is not None:
+            self._access_log.note(served, exchange)
+        served.end()
+
+    async def _answer(self, exchange: Exchange) -> None:
         head = exchange.head
         refusal = guard.guard(head, self._policy)
         if refusal is not None:
@@ -152,6 +183,14 @@ class Gateway:
         Raises:
           SocketGone: the client went away.
         """
+        served = ServedRequest(socket.head, self._server_of.get(socket.head.path, ""))
+        serving(served)
+        try:
+            await self._answer_socket(socket)
+        finally:
+            served.end()
+
+    async def _answer_socket(self, socket: SocketExchange) -> None:
         head = socket.head
         refusal = guard.guard(head, self._policy)
         if refusal is not None:

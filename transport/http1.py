@@ -363,12 +363,13 @@ class Connection:
 class Http1Exchange:
     """One request on an HTTP/1.1 connection: see `transport.exchange.Exchange`."""
 
-    __slots__ = ("_body", "_connection", "closes", "head", "parsed", "spoiled", "state")
+    __slots__ = ("_body", "_connection", "closes", "head", "parsed", "spoiled", "state", "status")
 
     def __init__(self, connection: Connection, parsed: ParsedHead) -> None:
         self.head = parsed.head
         self.parsed = parsed
         self.state = _OPEN
+        self.status = 0
         self.closes = False  # the answer said `Connection: close`
         self.spoiled = False  # the body could not be read to its end
         self._connection = connection
@@ -423,6 +424,7 @@ class Http1Exchange:
     def _begin(self, status: int, headers: Headers, body_length: int | None) -> bytes:
         if self.state != _OPEN:
             raise RuntimeError("this exchange has its answer already")
+        self.status = status
         self.closes = self._connection.must_close(self)
         return answer_head(status, headers, closes=self.closes, body_length=body_length)
 

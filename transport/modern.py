@@ -72,6 +72,12 @@ class ModernRequest(msgspec.Struct, frozen=True, gc=False):
         return self.message.id
 
     @property
+    def name(self) -> str:
+        """What it names, a tool for instance, as its header says it; "" if nothing."""
+        header = next((value for name, value in self.headers if name == NAME_HEADER), "")
+        return decode_value(header) or ""
+
+    @property
     def listens(self) -> bool:
         """Whether its answer is a stream that is open for as long as the client likes."""
         return self.message.method == LISTEN

@@ -83,6 +83,8 @@ commands: st.SearchStrategy[Callable[[int], say.Command]] = st.one_of(
     st.builds(batch_of, st.lists(st.one_of(requests, notifications, answers), max_size=3), st.booleans()),
     st.builds(lambda message: lambda ticket: say.Emit(ticket, message), notifications),
     st.builds(lambda size: lambda ticket: say.Update(ticket, {"v": size}, size), st.integers(0, 60)),
+    st.builds(lambda tags: lambda ticket: say.UpdateMetadata(ticket, tuple(tags)), st.lists(st.text(max_size=3))),
+    st.just(say.Reinitialize),
     st.sampled_from([say.Listen, say.Look, say.ConnectNow]),
     st.builds(
         lambda command: lambda ticket: command,

@@ -137,6 +137,7 @@ class RawClient:
     session_id: str = ""
     protocol_version: str = LATEST
     handshake: Json = attrs.field(factory=dict)  # what `initialize` was answered with
+    extra_headers: Mapping[str, str] = attrs.field(factory=dict)  # sent with every request
     token: str = attrs.field(default="", repr=False)  # presented with every request
     _last_id: int = 0
 
@@ -154,17 +155,20 @@ class RawClient:
 
     async def initialize(self) -> int:
         """Ask for a session. Gives the status; 200: `session_id` and `handshake` are set."""
-        params = {
-            "protocolVersion": self.protocol_version,
-            "capabilities": _CAPABILITIES,
-            "clientInfo": _CLIENT_INFO,
-        }
-        request = self.request("initialize", params)
+        request = self.request("initialize", self.initialize_params())
         async with self.post(request, headers={"mcp-protocol-version": None}) as stream:
             if stream.status == 200:
                 self.handshake = (await _answer_to(request["id"], stream))["result"]
                 self.session_id = stream.headers["mcp-session-id"]
             return stream.status
+
+    def initialize_params(self) -> Json:
+        """What this client says of itself."""
+        return {
+            "protocolVersion": self.protocol_version,
+            "capabilities": _CAPABILITIES,
+            "clientInfo": _CLIENT_INFO,
+        }
 
     async def confirm(self) -> int:
         """Tell that the handshake is done. Gives the status."""
@@ -260,7 +264,7 @@ class RawClient:
             "mcp-protocol-version": self.protocol_version,
             "authorization": f"Bearer {self.token}" if self.token else None,
         }
-        headers = {**usual, **changes}
+        headers = {**usual, **self.extra_headers, **changes}
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]
 
 

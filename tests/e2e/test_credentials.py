@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from persistence.key_ring import new_key
@@ -135,6 +136,33 @@ async def test_nor_without_a_session(bed: Bed, tmp_path: Path) -> None:
     assert any(b"mcp-name: echo" in head.lower() for head in tap.heads())
     assert all(f"authorization: bearer {OURS}".encode() in head.lower() for head in tap.heads())
     assert MARK.encode() not in tap.sent
+
+
+@pytest.mark.parametrize("kind", ["sse", "websocket"])
+async def test_nor_over_the_other_transports_of_servers(bed: Bed, tmp_path: Path, kind: str) -> None:
+    """For WebSocket the server is a second gateway, which wants to see a token itself."""
+    upstream = Upstream(tmp_path / "sse", sse=True)
+    if kind == "sse":
+        await upstream.start()
+        url, scheme = upstream.url, "sse+"
+    else:
+        second = await bed.gateway(environment={"OUTLAST_CLIENT_TOKENS": f"gateway={OURS}"}, it=bed.stdio)
+        url, scheme = f"ws://{second.address}/ws", ""
+    try:
+        async with tapped(url) as ours:
+            headers = f"ours: Authorization: Bearer {OURS}"
+            gateway = await bed.gateway(
+                environment={**SETTINGS, "OUTLAST_SERVER_HEADERS": headers}, ours=f"{scheme}{ours.url}"
+            )
+            client = Marked(gateway.url(), token=TOKEN)
+            await client.open_session()
+            assert await client.call("echo", text="relayed") == "relayed"
+    finally:
+        upstream.kill()
+    assert ours.heads()
+    assert all(f"authorization: bearer {OURS}".encode() in head.lower() for head in ours.heads())
+    assert MARK.encode() not in ours.sent  # what follows a WebSocket's head is masked: there are no headers in it
+    assert client.session_id.encode() not in ours.sent
 
 
 async def test_a_refused_token_is_shown_nowhere(bed: Bed) -> None:

@@ -19,6 +19,7 @@ import trio
 from tests.e2e.bed import Bed
 from tests.e2e.gateway import NO_OWNERS, Gateway
 from tests.e2e.raw_client import Answer, RawClient
+from tests.e2e.socket_client import connect
 
 PRINCIPALS = 20
 SERVER = "plain"
@@ -138,6 +139,36 @@ async def test_sessions_exist_for_their_owners_only_also_after_a_restart(bed: Be
     await assert_owners_get_through(gateway, owned)
     for session in owned.values():
         assert (await session.client.delete()).status == 200
+
+
+async def socket_told(gateway: Gateway, token: str, query: str) -> tuple[object, ...]:
+    """Go on with a session by WebSocket; give what was told until the end."""
+    headers = [("authorization", f"Bearer {token}")]
+    async with connect(gateway, query=query, headers=headers) as client:
+        code = await client.end_code()
+        assert client.connection.closed is not None
+        shown = {name for name, _ in client.connection.handshake_headers}
+        return code, client.connection.closed.reason, client.frames, shown
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_sockets_are_for_owners_only_as_well(bed: Bed, is_restarted: bool) -> None:
+    names = ["ann", "bob", "cem"]
+    gateway = await bed.gateway(environment=tokens_setting(names), **{SERVER: bed.lasting.plain.target})
+    owned = await open_all(gateway, names)
+    if is_restarted:
+        gateway.kill()
+        await gateway.start()
+    for who in names:
+        for form in ("session_id={}", "session_id={}&last_event_id=0-0-0-000000000000"):
+            unknown = await socket_told(gateway, token_of(who), form.format(NO_SESSION))
+            assert unknown[0] == 4404
+            for whose in names:
+                if who != whose:
+                    query = form.format(owned[whose].client.session_id)
+                    assert await socket_told(gateway, token_of(who), query) == unknown
+        told = await socket_told(gateway, token_of(who), f"session_id={owned[who].client.session_id}")
+        assert "opened over streamable-http" in str(told[1])
 
 
 async def test_an_event_id_of_another_s_session_is_as_good_as_made_up(bed: Bed) -> None:

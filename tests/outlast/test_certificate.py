@@ -100,6 +100,7 @@ async def test_plain_http_is_told_to_speak_https(files: CertificateFiles, author
 async def test_a_renewed_certificate_is_shown_to_new_connections_and_the_old_ones_go_on(
     files: CertificateFiles, authority: Authority
 ) -> None:
+    loaded = files.state()
     async with serving(tls=files.load()) as server, trio.open_nursery() as nursery:
         renewals: list[ssl.SSLContext] = []
 
@@ -108,7 +109,7 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_the_old_one
             renewals.append(context)
 
         async def keep() -> None:
-            await keep_fresh(files, install, look_seconds=LOOK_SECONDS)
+            await keep_fresh(files, loaded, install, look_seconds=LOOK_SECONDS)
 
         nursery.start_soon(keep)
         first = await serial_shown(server, authority)
@@ -123,13 +124,29 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_the_old_one
         nursery.cancel_scope.cancel()
 
 
+async def test_a_renewal_before_the_first_look_is_not_missed(files: CertificateFiles, authority: Authority) -> None:
+    loaded = files.state()
+    async with serving(tls=files.load()) as server, trio.open_nursery() as nursery:
+        second = authority.issue(files.certfile, files.keyfile)
+
+        async def keep() -> None:
+            await keep_fresh(files, loaded, server.renew_tls, look_seconds=LOOK_SECONDS)
+
+        nursery.start_soon(keep)
+        with trio.fail_after(10):
+            while await serial_shown(server, authority) != second:  # noqa: ASYNC110
+                await trio.sleep(LOOK_SECONDS)
+        nursery.cancel_scope.cancel()
+
+
 async def test_half_of_a_renewal_changes_nothing_until_the_rest_is_there(
     files: CertificateFiles, authority: Authority, tmp_path: Path
 ) -> None:
+    loaded = files.state()
     async with serving(tls=files.load()) as server, trio.open_nursery() as nursery:
 
         async def keep() -> None:
-            await keep_fresh(files, server.renew_tls, look_seconds=LOOK_SECONDS)
+            await keep_fresh(files, loaded, server.renew_tls, look_seconds=LOOK_SECONDS)
 
         nursery.start_soon(keep)
         first = await serial_shown(server, authority)

@@ -7,19 +7,22 @@ end it, how long it takes) is in test_process.py.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
+from outlast.advice import advice
 from outlast.cli import main
 from outlast.endings import StartRefused
 from outlast.preflight import check_start
 from outlast.settings import Settings
-from outlast.targets import StdioTarget
+from outlast.targets import HttpTarget, StdioTarget
 from outlast.urls import Address
 from persistence.store import (
     FenceLost,
@@ -208,20 +211,99 @@ DEFECT = failing(LookupError("x"))
         FakeGateway(while_serving=ask_to_stop, while_draining=DEFECT),
     ],
 )
-def test_a_defect_keeps_its_traceback(gateway: FakeGateway, place: Path) -> None:
-    with pytest.raises(BaseExceptionGroup) as caught:
-        main(["serve", *SERVER, *FREE], serve=gateway)
-    assert caught.value.subgroup(LookupError) is not None
+def test_a_defect_keeps_its_traceback(gateway: FakeGateway, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *SERVER, *FREE], serve=gateway) == 1
+    record = last_record(capsys)
+    assert (record["level"], record["event"]) == ("critical", "crashed: this is a defect, please report it")
+    assert "LookupError: x" in record["exception"]
+    assert "fake_gateway.py" in record["exception"]
 
 
-def test_a_defect_beside_a_lost_store_is_a_defect(place: Path) -> None:
+def last_record(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Give the last log line: JSON, since stderr is no terminal here."""
+    record: dict[str, str] = json.loads(capsys.readouterr().err.splitlines()[-1])
+    return record
+
+
+def test_a_defect_beside_a_lost_store_is_a_defect(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def both() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(failing(LookupError("x")))
             nursery.start_soon(failing(FenceLost("first")))
 
-    with pytest.raises(BaseExceptionGroup):
-        main(["serve", *SERVER, *FREE], serve=FakeGateway(while_serving=both))
+    assert main(["serve", *SERVER, *FREE], serve=FakeGateway(while_serving=both)) == 1
+    assert "LookupError: x" in last_record(capsys)["exception"]
+
+
+def test_check_says_that_all_is_well_and_changes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gateway = FakeGateway()
+
+    assert main(["serve", "--check", *SERVER, *FREE], serve=gateway) == 0
+    written = capsys.readouterr()
+    assert (written.out, len(written.err.splitlines())) == ("", 1)
+    assert "in order" in written.err
+    assert gateway.journal == []
+    assert list(place.iterdir()) == []
+
+
+def test_check_names_every_contradiction_at_once(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTLAST_EVENTS_BYTES_MAX", "2000")
+    monkeypatch.setenv("OUTLAST_OAUTH_SCOPES", "read")
+    monkeypatch.setenv("OUTLAST_ANSWER_JSON_WITHIN_SECONDS", "3600")
+    events, answers, scopes = refused(capsys, "serve", "--check", *SERVER, *FREE)
+
+    assert "events_bytes_max 2000 is less than event_bytes_max 16777216" in events
+    assert "answer_json_within_seconds 3600: calls end after 3600 s" in answers
+    assert "oauth_scopes: without oauth_issuer" in scopes
+    assert list(place.iterdir()) == []
+
+
+def test_a_key_that_others_may_read_is_advised_against(place: Path) -> None:
+    key = place / "key.pem"
+    key.touch()
+    config = place / "outlast.toml"
+    config.touch()
+    secret = Settings(keyfile=key, certfile=key, operators_token="an-operators-token-1234")
+    for mode, count in ((0o600, 0), (0o640, 0), (0o604, 2), (0o660, 2)):
+        key.chmod(mode)
+        config.chmod(mode)
+        assert len(advice(secret, config, {})) == count, oct(mode)
+        assert len(advice(secret, None, {"OUTLAST_CONFIG": str(config)})) == count
+
+
+def test_what_cannot_be_meant_is_advised_against() -> None:
+    settings = Settings(
+        servers={"a": HttpTarget("http://mcp.example.com/mcp")},
+        server_headers={"a": {"Authorization": "Bearer hunter2hunter2"}},
+        client_tokens={"ada": "a-token-of-ada-1234"},
+        allow_anonymous=True,
+        connections_max=900,
+    )
+    clear, connections, anonymous = advice(settings, None, {}, affordable=lambda most: min(most, 824))
+
+    assert "mcp.example.com in clear" in clear
+    assert "connections_max 900: the open-file limit has room for 824" in connections
+    assert "allow_anonymous has no effect" in anonymous
+    assert "hunter2" not in clear
+
+
+def test_logs_of_every_command_leave_stdout_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", "--store", "memory:"])
+    capsys.readouterr()
+    structlog.get_logger("persistence.redis").warning("redis", warning="look here")
+    written = capsys.readouterr()
+
+    assert written.out == ""
+    assert "look here" in written.err
+
+
+def test_a_key_that_is_there_twice_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "outlast.toml").write_text('[outlast]\nlog_level = "info"\nstore = "memory:"\nlog_level = "debug"\n')
+    (line,) = refused(capsys, "serve", *SERVER, "--config", "outlast.toml")
+
+    assert line == "outlast: outlast.toml: line 4: log_level is there twice"
 
 
 def test_a_reader_of_stdout_that_left_does_not_stop_the_start(place: Path) -> None:

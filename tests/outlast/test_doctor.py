@@ -39,8 +39,25 @@ def settings_of(place: Path, **variables: str) -> Settings:
     return load_settings(environment=environment)
 
 
+async def quick() -> float:
+    return 0.00001
+
+
+async def slow() -> float:
+    return 0.001
+
+
 def surroundings(device: Device = GOOD, *, now_unix_s: float = NOW, descriptors: int = 65536) -> Surroundings:
-    return Surroundings(lambda _: device, lambda: now_unix_s, lambda: descriptors)
+    return Surroundings(lambda _: device, lambda: now_unix_s, lambda: descriptors, quick)
+
+
+async def test_a_slow_event_loop_is_told(tmp_path: Path) -> None:
+    told = (await found(settings_of(tmp_path), attrs.evolve(surroundings(), switch_seconds=slow)))["event loop"]
+    assert (told.state, told.said) == (State.DEGRADED, "1000.0 µs from one task to the next")
+
+
+async def test_the_event_loop_is_really_measured() -> None:
+    assert 0 < await Surroundings().switch_seconds() < 1
 
 
 async def found(settings: Settings, around: Surroundings = surroundings()) -> Mapping[str, Finding]:
@@ -51,7 +68,16 @@ async def found(settings: Settings, around: Surroundings = surroundings()) -> Ma
 async def test_a_good_place_is_healthy_and_no_store_is_made(tmp_path: Path) -> None:
     findings = await found(settings_of(tmp_path))
     assert finding.worst(findings.values()) is State.HEALTHY
-    assert list(findings) == ["configuration", "file system", "room", "sync", "store", "clock", "open files"]
+    assert list(findings) == [
+        "configuration",
+        "file system",
+        "room",
+        "sync",
+        "store",
+        "clock",
+        "open files",
+        "event loop",
+    ]
     assert os.listdir(tmp_path) == []
 
 

@@ -8,7 +8,9 @@ that is for the client to know, and never done here.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -18,6 +20,7 @@ from actors.analytics import ServerUsage
 from actors.ids import Principal
 from actors.jsonrpc import Message, RequestId
 from actors.link import Failure
+from actors.own_tools import CALL, LIST, OwnTools
 from transport import modern, sse
 from transport.exchange import ClientGone, Exchange, Headers
 from transport.handler import JSON_HEADERS
@@ -52,14 +55,20 @@ class Stateless:
         upstream: StatelessUpstream,
         options: StatelessOptions = StatelessOptions(),
         *,
+        server_id: str = "",
+        own_tools: OwnTools | None = None,
         usage: ServerUsage | None = None,
     ) -> None:
         """
         Args:
+          server_id: which server this is, for `own_tools`.
+          own_tools: what is answered here and not by the server; None: nothing.
           usage: where requests are counted when they have ended; None: for nobody.
         """
         self._upstream = upstream
         self._usage = usage or ServerUsage()
+        self._server_id = server_id
+        self._own_tools = own_tools
         self._options = options
         self._draining = False
         self._calls: set[_Call] = set()
@@ -122,6 +131,8 @@ class Stateless:
             if (era.known or await era.find()) is not Era.MODERN:
                 await call.reject(modern.not_spoken(call.request.id))
                 return
+            if await self._answered_ourselves(call):
+                return
             call.way = await self._upstream.send(call.request)
         except (EraUnknown, ServerUnavailable) as error:
             await call.reject(_unavailable(str(error), call.request.id))
@@ -132,6 +143,19 @@ class Stateless:
             await call.carry()
         finally:
             call.way.cancel()
+
+    async def _answered_ourselves(self, call: _Call) -> bool:
+        """Answer a call that is for us; and have the server's list of tools get ours."""
+        own_tools, message = self._own_tools, call.request.message
+        if own_tools is None:
+            return False
+        if message.method == LIST:
+            call.amend = functools.partial(own_tools.listed, self._server_id)
+            return False
+        if message.method != CALL or not own_tools.answers(self._server_id, call.request.name):
+            return False
+        await call.answer(await own_tools.answer(message, self._server_id, None))
+        return True
 
     def end_standalone_streams(self) -> None:
         """Take no new requests, and end what clients listen to in order (basic/patterns/subscriptions)."""
@@ -153,7 +177,17 @@ class Stateless:
 class _Call:
     """One request, from its arrival to its answer."""
 
-    __slots__ = ("_exchange", "_extra", "_listens_until", "_options", "_streaming", "request", "way")
+    __slots__ = (
+        "_answered_by_us",
+        "_exchange",
+        "_extra",
+        "_listens_until",
+        "_options",
+        "_streaming",
+        "amend",
+        "request",
+        "way",
+    )
 
     def __init__(
         self, request: ModernRequest, exchange: Exchange, extra: Headers, options: StatelessOptions, deadline: float
@@ -161,6 +195,8 @@ class _Call:
         self.request = request
         self._listens_until = deadline if request.listens else math.inf
         self.way: StatelessCall | None = None  # once it was sent
+        self.amend: Callable[[Message], Message] | None = None  # what is to be done to its answer, if anything
+        self._answered_by_us = False
         self._exchange = exchange
         self._extra = extra
         self._options = options
@@ -178,9 +214,16 @@ class _Call:
     def failed(self) -> bool:
         """Whether it got no answer, or an error; cancelling it is no failure."""
         end = None if self.way is None else self.way.end
-        if self.way is None or isinstance(end, NoAnswer):
+        if self.way is None:
+            return not self._answered_by_us
+        if isinstance(end, NoAnswer):
             return True
         return isinstance(end, Answer) and end.message.is_error
+
+    async def answer(self, message: Message) -> None:
+        """Give an answer of our own."""
+        self._answered_by_us = True
+        await self._answer_whole(Answer(message, 200))
 
     async def reject(self, rejection: Rejection) -> None:
         await _reject(self._exchange, rejection, self._extra)
@@ -233,10 +276,13 @@ class _Call:
         if not self._streaming:
             await self._answer_whole(end)
         elif isinstance(end, Answer):
-            await self._finish(end.message)
+            await self._finish(self._amended(end.message))
         else:
             _, code = _STATUSES[end.failure]
             await self._finish(jsonrpc.error(self.request.id, code, end.detail))
+
+    def _amended(self, message: Message) -> Message:
+        return message if self.amend is None else self.amend(message)
 
     async def _send(self, frames: list[bytes]) -> None:
         if not self._streaming:
@@ -250,7 +296,8 @@ class _Call:
 
     async def _answer_whole(self, end: Answer | NoAnswer) -> None:
         if isinstance(end, Answer):
-            await self._exchange.respond(end.status, (*JSON_HEADERS, *self._extra), end.message.raw)
+            raw = self._amended(end.message).raw
+            await self._exchange.respond(end.status, (*JSON_HEADERS, *self._extra), raw)
             return
         status, code = _STATUSES[end.failure]
         if status == 503:

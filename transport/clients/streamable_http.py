@@ -136,6 +136,8 @@ class _Answering:
         """Refuse what would wait in vain for an upstream that is known to be away."""
         if isinstance(route, mcp.Rejection):
             return False
+        if isinstance(route, mcp.Request) and self._is_ours(route):
+            return False
         try:
             if not isinstance(route, mcp.Initialize):
                 self._session(route.session_id).actor()
@@ -150,6 +152,11 @@ class _Answering:
         request_id = asked.id if asked is not None else None
         await self._not_done(unavailable, request_id, retry_after_seconds=math.ceil(seconds))
         return True
+
+    def _is_ours(self, route: mcp.Request) -> bool:
+        """Whether it is answered here, however the upstream fares."""
+        own_tools = self._runtime.own_tools
+        return own_tools is not None and own_tools.answers(self._face._server_id, route.label)
 
     # ---- requests ----
 

@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from actors.link import Failure
+from actors.log_context import start_apart
 from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.http_connection import Connection, Job, Lane
 from transport.upstreams.http_response import ResponseHead
@@ -277,7 +278,7 @@ class _Lanes:
         wanted = len(self.urgent) + len(self.waiting)
         while self.opening < wanted and len(self.open) + self.opening < bound:
             self.opening += 1
-            self._nursery.start_soon(self._work)
+            start_apart(self._nursery, self._work)
 
     async def _work(self) -> None:
         """Open a connection and serve whatever waits, until it ends."""

@@ -105,6 +105,22 @@ async def test_upstream_without_sessions_has_nothing_to_resume() -> None:
         assert bench.upstream.requests == []
 
 
+async def test_link_that_is_to_begin_anew_resumes_nothing_though_the_upstream_would() -> None:
+    """The control is above: the same upstream, asked without `begin_anew`, is resumed."""
+
+    async def script(request: SeenRequest, caller: Caller) -> None:
+        if b'"initialize"' in request.body:
+            await caller.answer(200, initialize_result(OFFERS).raw, {"Mcp-Session-Id": "up-2"})
+        else:
+            await accept(request, caller)
+
+    async with bed(script) as bench:
+        link = await bench.open_link(handshake=handshake(), begin_anew=True)
+        assert not link.established.resumed
+        assert link.established.upstream_session_id == "up-2"
+        assert not any(b'"ping"' in request.body for request in bench.upstream.requests)
+
+
 async def test_resumed_link_sends_under_the_kept_session() -> None:
     async with bed(accept) as bench:
         link = await bench.open_link(handshake=handshake())

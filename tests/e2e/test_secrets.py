@@ -1,0 +1,66 @@
+"""No secret is said: secrets are put wherever somebody can put one, and all that is said is searched for each.
+
+Method: one gateway with everything configured, logging all it can; clients that talk rightly, wrongly and to others'
+sessions; upstreams that crash or are not there; a kill and a restart; then logs, answers to others, operations, the
+other commands and the process table are searched. docs/secrets.md has the table of what counts as a secret.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.secrets_bed import SecretsBed, say_everything
+
+SOURCES = {
+    *("logs", "stdout", "GET /readyz", "answers to eve", "answers to a stranger", "there are children"),
+    *("outlast export", "outlast doctor", "outlast rekey"),
+}
+
+# A program gets the gateway's environment, without the gateway's own settings: that is how it is given its credentials.
+MEANT = {
+    "variable of the gateway is in environment of a child",
+    "variable for a program is in environment of a child",
+}
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_no_secret_is_said_anywhere(road: str, form: str, tmp_path: Path) -> None:
+    bed = SecretsBed.make(tmp_path, road=road, form=form)
+    try:
+        await bed.gateway.start()
+        await say_everything(bed)
+        await bed.look_at_processes()
+        await bed.ask_operations(bed.planted.plant("token of operators"))
+        await bed.ask_operations(bed.planted.plant("token of nobody"))
+        bed.gateway.kill()
+        await bed.gateway.start()
+        await say_everything(bed)
+        await bed.stop()
+        bed.run_command("export", "--output", "-")
+        bed.run_command("doctor")
+        bed.run_command("rekey", "--count")
+    finally:
+        bed.close()
+
+    assert set(bed.said) >= SOURCES
+    assert "request answered" in bed.said["logs"]  # so it did log what it could
+    assert len(bed.planted.by_place) > 20
+    assert set(bed.planted.found_in(bed.said)) <= MEANT
+
+
+async def test_the_search_finds_a_planted_secret(road: str, tmp_path: Path) -> None:
+    """The control: an export that is asked for its secrets has them, and the search says which."""
+    bed = SecretsBed.make(tmp_path, road=road, form="json")
+    try:
+        await bed.gateway.start()
+        client = bed.client("ada", "web")
+        await client.open_session()
+        bed.planted.keep("session of ada", client.session_id)
+        await bed.stop()
+        bed.run_command("export", "--output", "-", "--with-secrets")
+    finally:
+        bed.close()
+
+    assert bed.planted.found_in(bed.said) == ["session of ada is in outlast export"]
