@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --progress-bar off --disable-pip-version-c
 
 # A recipe that fails half-way leaves no target behind that looks finished.
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format bench faults dist clean
+.PHONY: help serve test check format bench faults restarts dist clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ bench: $(VENV)/installed-test ## measure calls through the gateway, and durable 
 
 faults: $(VENV)/installed-test ## try every fault, and its negative controls (as root: power cuts and full disks, too)
 	$(BIN)/python -m tests.faults
+
+restarts: $(VENV)/installed-test ## restart everything in the middle of everything, in all combinations (minutes)
+	E2E_RESTARTS=full $(BIN)/python -m pytest tests/e2e/restarts
 
 dist: $(VENV)/installed-test ## build the wheel and the source distribution, into dist/
 	rm -rf dist

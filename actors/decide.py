@@ -14,11 +14,8 @@ from msgspec.structs import replace
 
 from actors import from_client, from_operator, from_upstream, jsonrpc
 from actors import messages as say
-from actors.state import Call, Limits, LinkPhase, SessionState
+from actors.state import RETRY_EVERY_SECONDS, Call, Limits, LinkPhase, SessionState
 from actors.turn import Decision, Turn
-
-# While a message waits for the link it is looked at this often: an answer within the client's patience either way.
-RETRY_EVERY_SECONDS = 0.25
 
 # A long call is looked at this often, not once when its hour is over: what the timekeeper remembers keeps a session in
 # memory, and most long calls are answered within a minute.
@@ -257,11 +254,7 @@ def _overdue_unsent(turn: Turn, call: Call, waited: float) -> None:
         from_client.send_waiting(turn)
         turn.do(say.Watch(call.ticket, RETRY_EVERY_SECONDS))
         return
-    detail = _unreachable(turn)
-    if call.stream is None:
-        turn.end_unanswered(call, say.NotDone(say.Problem.UNAVAILABLE, detail))
-    else:
-        turn.fail(call, jsonrpc.UPSTREAM_UNAVAILABLE, detail)
+    from_upstream.give_up_unsent(turn, call, _unreachable(turn))
 
 
 def _overdue_cancelled(turn: Turn, call: Call) -> None:
@@ -276,7 +269,7 @@ def _overdue_sent(turn: Turn, call: Call) -> None:
     if call.stream is None:
         patience = call.sent_unix_s + turn.limits.answer_json_within_seconds - turn.now_unix_s
         if patience > 0:  # it had to wait before it was sent: an upstream that is down is no slow answer
-            turn.do(say.Watch(call.ticket, patience))
+            turn.do(say.Watch(call.ticket, min(patience, turn.limits.link_wait_seconds)))
             return
         call = turn.open_stream(call)
     limits = turn.limits
@@ -285,7 +278,10 @@ def _overdue_sent(turn: Turn, call: Call) -> None:
     all_over_unix_s = call.started_unix_s + limits.call_total_seconds_max
     rest = min(silence_over_unix_s, all_over_unix_s) - turn.now_unix_s
     if rest > 0:
-        turn.do(say.Watch(call.ticket, min(rest, LOOK_AGAIN_SECONDS)))
+        # Until it has certainly left, it may turn out not to have been sent: then it is to be tried again in time.
+        may_be_unsent = not call.heard_unix_s and turn.now_unix_s - call.sent_unix_s < limits.link_wait_seconds
+        again_seconds = limits.link_wait_seconds if may_be_unsent else LOOK_AGAIN_SECONDS
+        turn.do(say.Watch(call.ticket, min(rest, again_seconds)))
         return
     passed = (
         f"no answer within {limits.call_total_seconds_max:g} s, whatever progress was told"

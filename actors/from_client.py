@@ -50,7 +50,7 @@ def _start(turn: Turn, command: say.SendRequest, *, stream: int | None) -> None:
     else:
         turn.ensure_link()
     limits = turn.limits
-    patience = limits.promise_within_seconds if command.on_standalone else limits.answer_json_within_seconds
+    patience = limits.promise_within_seconds if command.on_standalone else limits.first_look_seconds
     turn.do(say.Watch(command.ticket, patience))
 
 
@@ -212,7 +212,7 @@ def _post(turn: Turn, ticket: int, message: Message) -> None:
         turn.do(say.SendUpstream(message, ticket))
     else:
         turn.ensure_link()
-    turn.do(say.Watch(ticket, turn.limits.answer_json_within_seconds))
+    turn.do(say.Watch(ticket, turn.limits.first_look_seconds))
 
 
 def _anything_waits(turn: Turn) -> bool:

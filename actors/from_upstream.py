@@ -221,7 +221,10 @@ def refused(turn: Turn, command: say.Refused) -> None:
 
 def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
     may_be_sent = call.message is not None and not call.heard_unix_s  # the upstream has not begun with it
-    if command.failure is Failure.NOT_SENT and may_be_sent:
+    is_over = turn.state.opened and turn.now_unix_s - call.started_unix_s >= turn.limits.link_wait_seconds
+    if command.failure is Failure.NOT_SENT and may_be_sent and is_over:
+        give_up_unsent(turn, call, command.detail)  # connecting alone took all its time
+    elif command.failure is Failure.NOT_SENT and may_be_sent:
         # It waits; `Overdue`, which goes on watching it, tries again until the time for that is over.
         turn.happen(say.LinkChanged(turn.state.link, command.detail))
         turn.happen(say.CallChanged(replace(call, sent=False)))
@@ -236,6 +239,14 @@ def _refused_call(turn: Turn, call: Call, command: say.Refused) -> None:
         if code == jsonrpc.UPSTREAM_UNAVAILABLE and not may_be_sent:
             code = jsonrpc.OUTCOME_UNKNOWN  # what could not be sent is the wish to hear the rest of it
         turn.fail(call, code, command.detail)
+
+
+def give_up_unsent(turn: Turn, call: Call, detail: str) -> None:
+    """End a call that the upstream never saw: it can safely be tried again."""
+    if call.stream is None:
+        turn.end_unanswered(call, say.NotDone(say.Problem.UNAVAILABLE, detail))
+    else:
+        turn.fail(call, jsonrpc.UPSTREAM_UNAVAILABLE, detail)
 
 
 _CODES = {

@@ -27,6 +27,10 @@ def _nothing() -> Mapping[Any, Any]:
     return NOTHING
 
 
+# While a message waits for the link it is looked at this often: an answer within the client's patience either way.
+RETRY_EVERY_SECONDS = 0.25
+
+
 @attrs.frozen
 class Limits:
     """The bounds of one session. Whoever reaches one gets the named answer."""
@@ -58,6 +62,12 @@ class Limits:
     )  # from its start, however much progress is told (MCP, lifecycle, Timeouts)
     opening_seconds_max: float = 30.0  # an opening request unanswered for this long is given up
     cancel_grace_seconds: float = 5.0  # a cancelled call whose upstream stays silent ends after this
+    first_look_seconds: float = attrs.field(init=False)  # what was sent is looked at after this, and then as need be
+
+    @first_look_seconds.default
+    def _first_look_seconds(self) -> float:
+        """Give the sooner of two: answers may be given long, but what could not be sent is tried again soon."""
+        return min(self.answer_json_within_seconds, RETRY_EVERY_SECONDS)
 
     def __attrs_post_init__(self) -> None:
         # All calls in flight may end in one turn (the upstream is lost): none of their streams may be forgotten before

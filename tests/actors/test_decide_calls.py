@@ -116,6 +116,41 @@ def test_unsent_call_is_tried_until_its_wait_is_over() -> None:
     assert problem(session.overdue(1)) is say.Problem.UNAVAILABLE
 
 
+def test_unsent_call_is_tried_again_soon_however_long_answers_may_take() -> None:
+    session = opened(limits=Limits(answer_json_within_seconds=60.0, link_wait_seconds=5.0))
+    [watch] = of(session.request(1), say.Watch)
+    assert watch.seconds == 0.25
+    session.take(say.Refused(session.call(1).ticket, Failure.NOT_SENT, "refused"))
+    session.pass_time(0.25)
+
+    assert of(session.overdue(1), say.SendUpstream)
+
+
+def test_call_that_may_not_have_left_is_looked_at_within_its_wait() -> None:
+    session = opened(limits=Limits(answer_json_within_seconds=60.0, link_wait_seconds=5.0))
+    session.request(1)
+    session.pass_time(0.25)
+    looked = session.take(say.Overdue(session.call(1).ticket))
+
+    assert [watch.seconds for watch in of(looked, say.Watch)] == [5.0]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_call_whose_connection_took_all_its_time_ends_at_once(streaming: bool) -> None:
+    session = opened(limits=Limits(answer_json_within_seconds=0.25 if streaming else 60.0, link_wait_seconds=5.0))
+    session.request(1)
+    session.pass_time(0.25)
+    session.take(say.Overdue(session.call(1).ticket))
+    session.pass_time(9.75)
+    effects = session.take(say.Refused(session.call(1).ticket, Failure.NOT_SENT, "no connection within 10 s"))
+
+    assert not session.state.calls
+    if streaming:
+        assert [code(message) for message in session.logged()] == [jsonrpc.UPSTREAM_UNAVAILABLE]
+    else:
+        assert problem(effects) is say.Problem.UNAVAILABLE
+
+
 def test_unsent_post_is_tried_until_its_wait_is_over() -> None:
     session = opened(linked=False)
     session.notify()
@@ -216,10 +251,11 @@ def test_progress_keeps_no_call_alive_for_ever() -> None:
 
 
 def test_long_call_is_looked_at_again_soon_so_that_nothing_of_it_stays_behind() -> None:
-    session = opened(limits=Limits(call_seconds_max=3600.0))
+    session = opened(limits=Limits(call_seconds_max=3600.0, link_wait_seconds=5.0))
     session.request(1)
     session.pass_time(0.25)
-
+    assert [effect.seconds for effect in of(session.overdue(1), say.Watch)] == [5.0], "it may not have left yet"
+    session.pass_time(5.0)
     assert [effect.seconds for effect in of(session.overdue(1), say.Watch)] == [LOOK_AGAIN_SECONDS]
 
 

@@ -25,6 +25,8 @@ _READY = (
 WEAKENED = "tests.e2e.weakened_gateway"
 SLOW_COMMITS = "--slow-commits"
 OPEN_GATE = "--open-gate"
+FORGET_CALLS = "--forget-calls"
+RUN_AGAIN = "--run-again"
 NO_OWNERS = "--no-owners"
 
 # How each road is chosen: the hot one is the default.

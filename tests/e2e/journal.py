@@ -49,6 +49,10 @@ class Journal:
         """Whether the tool call with this key has begun."""
         return self._has("ran", key)
 
+    def has_reached(self, name: str) -> bool:
+        """Whether a request that is held under `name` has come."""
+        return self._has("reached", name)
+
     def has_said_all(self, key: str) -> bool:
         """Whether a tool that notes so has said all it has to say."""
         return self._has("said_all", key)

@@ -86,68 +86,6 @@ async def test_call_in_progress_is_answered_once_if_the_upstream_can_resume(bed:
     assert upstream.journal.seen("initialize") == initialized
 
 
-async def test_answer_that_came_while_the_gateway_was_gone_is_fetched(bed: Bed) -> None:
-    upstream = bed.lasting.resumable
-    gateway = await bed.gateway(only=upstream.target)
-    client = RawClient(gateway.url())
-    await client.open_session()
-    key = unique_key()
-    call = client.tool_call("progress", key=key, count=3, hold=key)
-    heard = await frames_until_killed(client, gateway, call, steps=3)
-    upstream.journal.release(key)
-    await gateway.start()
-    async with client.get(heard[-1].id) as resumed:
-        [last] = await resumed.rest()
-    assert answers_in([last], call)
-    assert upstream.journal.executions()[key] == 1
-
-
-async def test_call_in_progress_ends_with_an_error_if_the_upstream_cannot_resume(bed: Bed) -> None:
-    upstream = bed.lasting.plain
-    gateway = await bed.gateway(only=upstream.target)
-    client = RawClient(gateway.url())
-    await client.open_session()
-    assert await client.call("counter") == "1"
-    key = unique_key()
-    call = client.tool_call("progress", key=key, count=3, hold=key)
-    heard = await frames_until_killed(client, gateway, call, steps=3)
-    await gateway.start()
-    async with client.get(heard[0].id) as resumed:
-        replayed = await resumed.rest()
-    upstream.journal.release(key)
-    assert replayed[: len(heard) - 1] == heard[1:]
-    [answer] = answers_in(replayed, call)
-    assert answer["error"]["message"]
-    assert upstream.journal.executions()[key] == 1
-    assert await client.call("counter") == "2", "the upstream's session went on"
-
-
-async def test_batch_in_progress_ends_with_an_error_for_each_call_that_was_not_answered(bed: Bed) -> None:
-    upstream = bed.lasting.plain
-    gateway = await bed.gateway(only=upstream.target)
-    client = RawClient(gateway.url(), protocol_version="2025-03-26")
-    await client.open_session()
-    keys = [unique_key(), unique_key()]
-    held = [client.tool_call("hold", key=key, hold=key) for key in keys]
-    batch = [client.tool_call("counter"), {"jsonrpc": "2.0", "method": "notifications/x"}, *held]
-    async with client.post(batch) as stream:
-        frame = await stream.next_frame()
-        assert frame is not None
-        assert answers_in([frame], batch[0])
-        await wait_until("both run", lambda: all(map(upstream.journal.has_run, keys)))
-        gateway.kill()
-    await gateway.start()
-    async with client.get(frame.id) as resumed:
-        assert resumed.status == 200
-        rest = await resumed.rest()
-    assert [answers_in(rest, call)[0]["error"]["code"] for call in held] == [-32011, -32011]
-    assert len(rest) == 2
-    assert [upstream.journal.executions()[key] for key in keys] == [1, 1]
-    for key in keys:
-        upstream.journal.release(key)
-    assert await client.call("counter") == "2"
-
-
 async def test_call_over_stdio_ends_with_an_error_and_the_session_goes_on(bed: Bed) -> None:
     gateway = await bed.gateway(only=bed.stdio)
     client = RawClient(gateway.url())

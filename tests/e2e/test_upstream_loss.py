@@ -59,24 +59,6 @@ async def test_upstream_that_is_down_is_503_until_it_is_back(bed: Bed) -> None:
     assert await client.call("counter") == "1"
 
 
-async def test_call_in_progress_ends_with_an_error_when_the_upstream_dies(bed: Bed) -> None:
-    upstream = await bed.upstream()
-    gateway = await bed.gateway(only=upstream.target)
-    client = await opened(gateway)
-    key = unique_key()
-    call = client.tool_call("progress", key=key, count=2, hold=key)
-    async with client.post(call) as stream:
-        for _ in range(2 * 2):
-            await stream.next_message()
-        upstream.kill()
-        await upstream.start()
-        answer = await stream.next_message()
-        assert await stream.next_frame() is None
-    assert answer["id"] == call["id"]
-    assert answer["error"]["message"]
-    assert upstream.journal.executions()[key] == 1, "it is never run again unasked"
-
-
 @pytest.mark.parametrize("revision", ["2025-06-18", "2025-11-25"])
 async def test_crashed_stdio_server_is_started_again(bed: Bed, revision: str) -> None:
     gateway = await bed.gateway(only=bed.stdio)

@@ -32,11 +32,12 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.e2e.journal import Journal
-from tests.e2e.upstream_tools import TOOLS, Call, Context, Memory
+from tests.e2e.upstream_tools import TOOLS, Call, Context, Memory, wait_released
 
 NAME = "upstream-under-test"
 RESOURCE_URI = "memory://note"
 VENDOR_METHOD = "vendor/reflect"  # no MCP method: a gateway has to relay what it does not know
+HOLD = "outlast-tests/hold"  # in a request's _meta: under which name it is held before it is carried out
 
 _RETRY_MILLISECONDS = 100  # a test should not wait a second for a resumption
 
@@ -87,6 +88,10 @@ class UpstreamServer:
 
     async def _note(self, ctx: Context, call_next: CallNext) -> HandlerResult:  # "ctx" is the SDK's protocol
         self._journal.append({"saw": ctx.method})
+        held = ((ctx.params or {}).get("_meta") or {}).get(HOLD)
+        if held is not None:
+            self._journal.append({"reached": held})
+            await wait_released(self._journal, held)
         return await call_next(ctx)
 
     async def _list_tools(self, context: Context, _: object) -> types.ListToolsResult:

@@ -101,6 +101,7 @@ async def sample(call: Call) -> str:
         related_request_id=call.context.request_id,
     )
     assert isinstance(result.content, types.TextContent)
+    await _held(call)
     return f"{result.model}: {result.content.text}"
 
 
@@ -110,12 +111,14 @@ async def elicit(call: Call) -> str:
         {"type": "object", "properties": {"answer": {"type": "string"}}},
         related_request_id=call.context.request_id,
     )
+    await _held(call)
     return f"{result.action}: {(result.content or {}).get('answer')}"
 
 
 async def list_roots(call: Call) -> str:
     """Asks on the session's own stream, not on the call's: the client needs its GET stream for this."""
     result = await call.context.session.list_roots()
+    await _held(call)
     return ", ".join(str(root.uri) for root in result.roots)
 
 
@@ -159,7 +162,13 @@ async def surroundings(call: Call) -> str:
 
 async def _held(call: Call) -> None:
     name = call.arguments.get("hold")
-    while name is not None and not call.journal.is_released(str(name)):  # noqa: ASYNC110
+    if name is not None:
+        await wait_released(call.journal, str(name))
+
+
+async def wait_released(journal: Journal, name: str) -> None:
+    """Wait until the test releases what is held under `name`."""
+    while not journal.is_released(name):  # noqa: ASYNC110
         await anyio.sleep(_HOLD_POLL_SECONDS)  # the switch is a file of another process: no event can tell
 
 

@@ -1,11 +1,13 @@
 """`outlast serve`, weakened on purpose: for scenarios that need a slow disk, and for their controls.
 
-    python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--no-owners] serve ...
+    python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--no-owners] [--forget-calls] [--run-again]
+        serve ...
 
 --slow-commits makes every commit take longer than a client needs to read an answer: whoever kills the process
 then, kills it in the moment that matters. --open-gate lets answers out before they are kept: with both, the
 history checker must find what was lost. --no-owners makes all principals one: who looks for other people's sessions
-must find them.
+must find them. --forget-calls says nothing of calls that cannot go on, --run-again sends calls again that were lost
+with their upstream: the matrix of restarts must find both.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ import functools
 import sys
 
 import trio
+from msgspec.structs import replace
 
+import actors.decide
 import actors.runtime
+from actors import messages as say
 from actors.ids import Principal
+from actors.link import Failure
+from actors.turn import Turn
 from outlast.cli import main
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from tests.e2e.gateway import NO_OWNERS, OPEN_GATE, SLOW_COMMITS
+from tests.e2e.gateway import FORGET_CALLS, NO_OWNERS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
 
 COMMIT_SECONDS = 0.15
 
@@ -47,9 +54,33 @@ def forget_owners() -> None:
     Principal.digest = property(lambda self: "everybody", lambda self, value: None)  # type: ignore[assignment]
 
 
+def forget_calls() -> None:
+    """Let sessions say nothing of calls that cannot go on."""
+    for command in (say.Recovered, say.Refused):
+        actors.decide._DECISIONS[command] = lambda turn, command: None
+
+
+def run_again() -> None:
+    """Take calls that may have been run for calls that were never sent."""
+    refused = actors.decide._DECISIONS[say.Refused]
+
+    def unsend(turn: Turn, command: say.Refused) -> None:
+        lost = command.failure is Failure.OUTCOME_UNKNOWN
+        refused(turn, replace(command, failure=Failure.NOT_SENT) if lost else command)
+
+    actors.decide._DECISIONS[say.Refused] = unsend
+
+
+WEAKENINGS = {
+    SLOW_COMMITS: slow_down_commits,
+    OPEN_GATE: open_gate,
+    NO_OWNERS: forget_owners,
+    FORGET_CALLS: forget_calls,
+    RUN_AGAIN: run_again,
+}
+
 if __name__ == "__main__":
-    weakenings = {SLOW_COMMITS: slow_down_commits, OPEN_GATE: open_gate, NO_OWNERS: forget_owners}
-    for flag, weaken in weakenings.items():
+    for flag, weaken in WEAKENINGS.items():
         if flag in sys.argv:
             sys.argv.remove(flag)
             weaken()
