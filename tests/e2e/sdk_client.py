@@ -74,7 +74,8 @@ async def sdk_client(
     methods: list[str] = []
 
     async def on_request(request: httpx2.Request) -> None:
-        if request.headers.get("content-type") == "application/json":  # and not a form that asks for a token
+        is_json = request.headers.get("content-type") == "application/json"  # and not a form that asks for a token
+        if request.method == "POST" and is_json:
             methods.append(json.loads(request.content).get("method", "(answer)"))
 
     async def on_response(response: httpx2.Response) -> None:

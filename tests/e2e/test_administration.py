@@ -138,9 +138,7 @@ async def test_commands_of_the_document_run(bed: Bed, tmp_path: Path) -> None:
         "OUTLAST_LISTEN": gateway.address,
         "OUTLAST_OPERATORS_TOKEN": TOKEN,
     }
-    scripts = re.findall(
-        r"^```sh\n(.*?)^```$", (ROOT / "docs/administration.md").read_text(), re.DOTALL | re.MULTILINE
-    )
+    scripts = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/administration.md").read_text(), re.DOTALL | re.MULTILINE)
     assert len(scripts) == 1
 
     def run_script() -> subprocess.CompletedProcess[str]:
