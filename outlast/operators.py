@@ -263,8 +263,8 @@ def analytics(url: str | None, token_file: Path | None, as_json: bool) -> int:
     "--every", type=click.FloatRange(0.2, 3600), default=2.0, metavar="SECONDS", help="Between two looks.  [2]"
 )
 def top(url: str | None, token_file: Path | None, as_json: bool, every: float) -> int:
-    """Watch a running gateway at work; q ends it. In a pipe, look once."""
-    if as_json or not sys.stdout.isatty():
+    """Watch a running gateway at work; q ends it. In a pipe, or on a terminal that cannot be drawn on, look once."""
+    if as_json or not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
 
         async def work(client: AdminClient) -> Any:
             return await client.ask("GET", "/analytics")

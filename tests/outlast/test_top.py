@@ -124,7 +124,8 @@ class Watching:
     def __init__(self) -> None:
         self.keys, self._read = trio.open_memory_channel[str](1)
         self.file = io.StringIO()
-        self.console = Console(file=self.file, width=120, force_terminal=True, color_system=None)
+        terminal = {"TERM": "xterm"}  # whatever the tests run in: a dumb one cannot be drawn on
+        self.console = Console(file=self.file, width=120, force_terminal=True, color_system=None, _environ=terminal)
 
     async def key(self) -> str:
         return await self._read.receive()
