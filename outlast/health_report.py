@@ -21,7 +21,7 @@ SESSIONS_SHARE_MAX = 0.9
 # By reason: what to do about sessions that are uninitialized.
 ADVICE_BY_REASON: Mapping[str, str] = {
     "upstream_rejected": "their server refuses to take them back; their clients have to open new ones",
-    "auth_gone": "their server refuses their credentials",
+    "auth_gone": "their server refuses our credentials: see server_headers",
     "crash_loop": "a defect: please report the traceback in the log; their records are kept for a day",
     "corrupt": "their records are damaged and set aside: look at the disk, restore a backup if they matter",
     "key_missing": "add the key that they were encrypted with to SESSION_ENCRYPTION_KEY, and start again",

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
-from actors.link import ConnectFailed, Established, Failure, Inbox, LinkLost
+from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.sse import Event, EventTooLarge, Parser
 from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
@@ -94,7 +94,7 @@ class LegacySseConnector:
         except BaseException as error:  # cancelled, too
             link.close(end_session=True)
             if isinstance(error, ConnectFailed) and link.unauthorized:
-                raise ConnectFailed(link.unauthorized) from None
+                raise ConnectRejected("auth_gone", link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
         inbox.start_soon(_hand_over, rehearsal)
@@ -128,7 +128,7 @@ class LegacySseLink:
         self._parser = Parser()
         self._stream: _Stream | None = None
         self._settled = trio.Event()  # the endpoint is known, or will not be
-        self._problem: ConnectFailed | None = None
+        self._problem: ConnectFailed | ConnectRejected | None = None
         self._post_head = b""
         self._posts: set[_Post] = set()
         self._in_flight = InFlight()
@@ -149,7 +149,7 @@ class LegacySseLink:
         """Ask for the stream, and wait for its endpoint.
 
         Raises:
-          ConnectFailed, NoEndpoint
+          ConnectFailed, NoEndpoint, ConnectRejected
 
         Cancellation: close the link then, as after an error.
         """
@@ -217,7 +217,9 @@ class LegacySseLink:
     def stream_declined(self, head: ResponseHead, body: bytes) -> None:
         """Something else than a stream came."""
         detail = describe(head, body)
-        if head.status in (401, 403, 408, 425, 429) or head.status >= 500:
+        if head.status in (401, 403):
+            self._settle(ConnectRejected("auth_gone", detail))
+        elif head.status in (408, 425, 429) or head.status >= 500:
             self._settle(ConnectFailed(detail))
         else:
             self._settle(NoEndpoint(f"no event stream: {detail}"))
@@ -250,7 +252,7 @@ class LegacySseLink:
         self._posts.clear()
         self._inbox.lost(f"the upstream's stream, and its session with it, was lost: {detail}")
 
-    def _settle(self, problem: ConnectFailed | None) -> None:
+    def _settle(self, problem: ConnectFailed | ConnectRejected | None) -> None:
         if not self._settled.is_set():
             self._problem = problem
             self._settled.set()

@@ -13,7 +13,7 @@ import attrs
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage
-from actors.link import ConnectFailed, Established, Failure, Inbox
+from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox
 from actors.state import Call, Handshake, SessionState
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
@@ -101,8 +101,8 @@ class StreamableHttpConnector:
         note_life(self.breaker, head, body)
         if 200 <= head.status < 300:
             return True
-        if head.status in (401, 403):  # the credentials are the operator's: set right, they bring all sessions back
-            raise ConnectFailed(describe(head, body))
+        if head.status in (401, 403):
+            raise ConnectRejected("auth_gone", describe(head, body))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
@@ -122,7 +122,7 @@ class StreamableHttpConnector:
         except BaseException as error:  # cancelled, too: the half-opened session must not stay upstream
             link.close(end_session=True)
             if isinstance(error, ConnectFailed) and link.unauthorized:
-                raise ConnectFailed(link.unauthorized) from None
+                raise ConnectRejected("auth_gone", link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
         if session.listening:

@@ -23,7 +23,7 @@ import trio
 import trio_websocket
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
-from actors.link import ConnectFailed, Established, Failure, Inbox, LinkLost
+from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
@@ -159,7 +159,7 @@ class WebSocketLink:
         self._scope = trio.CancelScope()
         self._connection: trio_websocket.WebSocketConnection | None = None
         self._settled = trio.Event()  # it is open, or will not be
-        self._problem = ConnectFailed("the connection was not opened in time")
+        self._problem: ConnectFailed | ConnectRejected = ConnectFailed("the connection was not opened in time")
         self._gone = ""  # why nothing can be sent any more
         self._closed = False
         self._in_flight = InFlight()
@@ -182,7 +182,7 @@ class WebSocketLink:
         """Wait until messages can be sent.
 
         Raises:
-          ConnectFailed
+          ConnectFailed, ConnectRejected
         """
         with trio.move_on_after(self._limits.connect_seconds_max + _ADOPTION_SECONDS_MAX):
             await self._settled.wait()
@@ -381,9 +381,12 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _refusal(rejected: BaseException) -> ConnectFailed:
+def _refusal(rejected: BaseException) -> ConnectFailed | ConnectRejected:
     assert isinstance(rejected, trio_websocket.ConnectionRejected)
-    return ConnectFailed(f"the upgrade to WebSocket was answered with {rejected.status_code}")
+    detail = f"the upgrade to WebSocket was answered with {rejected.status_code}"
+    if rejected.status_code in (401, 403):
+        return ConnectRejected("auth_gone", detail)
+    return ConnectFailed(detail)
 
 
 def _describe_end(closed: BaseException) -> str:
