@@ -61,7 +61,9 @@ class Gateway:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._module, self._flags = (WEAKENED, weakened) if weakened else ("outlast", ())
-        self._store = store or f"sqlite:{directory / 'outlast.db'}"
+        # A store of the environment is named there alone: its password is nothing for a command line.
+        by_environment = "SESSION_STORE" in (environment or {})
+        self._store = store or ("" if by_environment else f"sqlite:{directory / 'outlast.db'}")
         self._servers = servers
         self._environment = {
             "SESSION_DATA_DIR": str(directory),
@@ -103,7 +105,8 @@ class Gateway:
             assert not self._process.is_running, "one run at a time: it owns the store"
             self._earlier_stderr += self._process.stderr
         self._asked_to_end = False
-        arguments = [*self._flags, "serve", "--listen", self._address, "--store", self._store]
+        arguments = [*self._flags, "serve", "--listen", self._address]
+        arguments += ["--store", self._store] if self._store else []
         for name, target in self._servers.items():
             arguments += ["--server", f"{name}={target}"]
         self._process = ChildProcess(self._module, arguments, environment=self._environment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ _CLIENT_INFO = {"name": "raw-client", "version": "1.0"}
 _CAPABILITIES = {"sampling": {}, "elicitation": {}, "roots": {"listChanged": True}}
 
 Json = dict[str, Any]
+Transport = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class ConnectionBroken(Exception):
@@ -49,7 +51,7 @@ class Answer:
 class AnswerStream:
     """An answer whose body comes bit by bit."""
 
-    def __init__(self, transport: trio.SocketStream, wire: h11.Connection, head: h11.Response) -> None:
+    def __init__(self, transport: Transport, wire: h11.Connection, head: h11.Response) -> None:
         self._transport = transport
         self._wire = wire
         self._reader = FrameReader()
@@ -121,6 +123,7 @@ class AnswerStream:
 
     def shrink_buffer(self) -> None:
         """Let the system take almost nothing that is not read: who stops reading then stops the sender soon."""
+        assert isinstance(self._transport, trio.SocketStream), "of a connection in clear"
         self._transport.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
 
     async def wait_ended(self) -> None:
@@ -139,6 +142,7 @@ class RawClient:
     handshake: Json = attrs.field(factory=dict)  # what `initialize` was answered with
     extra_headers: Mapping[str, str] = attrs.field(factory=dict)  # sent with every request
     token: str = attrs.field(default="", repr=False)  # presented with every request
+    tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)  # whom it trusts; None: in clear
     _last_id: int = 0
 
     def new_id(self) -> int:
@@ -236,7 +240,7 @@ class RawClient:
         address = urlsplit(self.url)
         assert address.hostname is not None
         try:
-            transport = await trio.open_tcp_stream(address.hostname, address.port or 80)
+            transport = await open_transport(address.hostname, address.port or 80, self.tls)
         except OSError as error:
             raise ConnectionBroken(str(error)) from error
         async with transport:
@@ -268,6 +272,14 @@ class RawClient:
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]
 
 
+async def open_transport(host: str, port: int, tls: ssl.SSLContext | None) -> Transport:
+    """Connect; over TLS if it is told whom to trust."""
+    stream = await trio.open_tcp_stream(host, port)
+    if tls is None:
+        return stream
+    return trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
+
+
 def text_of(answer: Json) -> str:
     """The text that a tool answered with."""
     assert "result" in answer, answer
@@ -284,12 +296,12 @@ async def _answer_to(request_id: object, stream: AnswerStream) -> Json:
             return message
 
 
-async def _next_event(transport: trio.SocketStream, wire: h11.Connection) -> h11.Event:
+async def _next_event(transport: Transport, wire: h11.Connection) -> h11.Event:
     while True:
         try:
             event = wire.next_event()
             if event is h11.NEED_DATA:
-                wire.receive_data(await transport.receive_some(_RECEIVE_BYTES))
+                wire.receive_data(bytes(await transport.receive_some(_RECEIVE_BYTES)))
                 continue
         except (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionBroken(str(error)) from error

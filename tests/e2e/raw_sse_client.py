@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urljoin
 
 import attrs
@@ -27,6 +28,8 @@ class RawSseClient:
     endpoint: str = ""  # where it posts, as it was told last
     last_event_id: str = ""
     frames: list[Frame] = attrs.field(factory=list)  # all that came, endpoints too
+    extra_headers: Mapping[str, str] = attrs.field(factory=dict)  # sent with every request
+    tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)  # whom it trusts; None: in clear
     _stream: AnswerStream | None = None
     _maker: RawClient = attrs.field(factory=lambda: RawClient(""))
 
@@ -35,7 +38,7 @@ class RawSseClient:
         """Ask for the stream, as a browser's EventSource does; the connection is cut at the end of the block."""
         cursor = self.last_event_id if resume else ""
         headers = {**_LEAVE_OUT, "accept": "text/event-stream", "last-event-id": cursor or None}
-        async with RawClient(self.url).exchange("GET", headers=headers) as stream:
+        async with self._client(self.url).exchange("GET", headers=headers) as stream:
             self._stream = stream
             if stream.status == 200:
                 first = await self.next_frame()
@@ -73,5 +76,8 @@ class RawSseClient:
 
     async def post(self, message: Json) -> None:
         """Send a message; it is accepted."""
-        answer = await RawClient(self.endpoint).post_whole(message, headers=_LEAVE_OUT)
+        answer = await self._client(self.endpoint).post_whole(message, headers=_LEAVE_OUT)
         assert (answer.status, answer.body) == (202, b"Accepted"), answer
+
+    def _client(self, url: str) -> RawClient:
+        return RawClient(url, extra_headers=self.extra_headers, tls=self.tls)

@@ -5,16 +5,17 @@ Each secret is a word of its own that is nowhere else, so whoever finds one know
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import secrets
+import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
-import trio
 
 from tests.e2e.gateway import Gateway
 from tests.e2e.journal import Journal
@@ -62,31 +63,42 @@ class Planted:
 class SecretsBed:
     """A gateway in front of servers, configured with secrets; what it says is gathered under names."""
 
-    directory: Path
     planted: Planted
-    upstream: Upstream
     gateway: Gateway
     environment: Mapping[str, str]
+    stored: Sequence[str] = ()  # flags that tell other commands which store it is, beside the environment
+    tls: ssl.SSLContext | None = None
+    closing: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack)  # what the gateway leans on
     said: dict[str, str] = attrs.field(factory=dict)
 
     @classmethod
     def make(cls, directory: Path, *, road: str, form: str) -> SecretsBed:
-        """Configure everything; nothing is started."""
+        """Configure everything that there is around sessions over HTTP; nothing but the upstream is started."""
         planted = Planted()
         upstream = Upstream(directory / "upstream")
         upstream.start_blocking()
         environment = _environment(planted, upstream, directory, form)
         gateway = Gateway(directory / "gateway", {}, road=road, environment=environment)
-        return cls(directory, planted, upstream, gateway, environment)
+        bed = cls(planted, gateway, environment, ("--store", f"sqlite:{directory / 'gateway' / 'outlast.db'}"))
+        bed.closing.callback(upstream.kill)
+        return bed
 
-    def client(self, name: str, server: str) -> RawClient:
+    def client(self, name: str, server: str, **fields: Any) -> RawClient:
         """A client with a token of its own, and a cookie and a query that it should not have sent."""
-        url = f"{self.gateway.url(server)}?token={self.planted.plant(f'query of {name}')}"
-        headers = {
+        url = f"{self.gateway.url(server)}?{self.query(name)}"
+        return RawClient(url, extra_headers=self.headers(name), tls=self.tls, **fields)
+
+    def headers(self, name: str) -> dict[str, str]:
+        """The credentials that a client sends with every request."""
+        return {
             "authorization": f"Bearer {self.planted.plant(f'token of {name}')}",
             "cookie": f"session={self.planted.plant(f'cookie of {name}')}",
         }
-        return RawClient(url, extra_headers=headers)
+
+    def query(self, name: str) -> str:
+        """What a client should not have sent behind the `?`."""
+        plant = self.planted.plant
+        return f"token={plant(f'query of {name}')}&access_token={plant(f'access token in the query of {name}')}"
 
     def hear(self, source: str, text: str) -> None:
         """Keep what was said."""
@@ -97,7 +109,8 @@ class SecretsBed:
         assert self.gateway.ready_line is not None
         for path in OPERATIONS:
             headers = {"authorization": f"Bearer {token}"}
-            answer = await RawClient(self.gateway.ready_line.url + path, extra_headers=headers).whole("GET")
+            client = RawClient(self.gateway.ready_line.url + path, extra_headers=headers, tls=self.tls)
+            answer = await client.whole("GET")
             self.hear(f"GET {path}", f"{answer.headers} {answer.body.decode()}")
 
     async def look_at_processes(self) -> None:
@@ -109,19 +122,19 @@ class SecretsBed:
             self.hear("environment of a child", _of_process(child, "environ"))
             self.hear("there are children", "yes")
 
-    def run_command(self, *arguments: str) -> None:
-        """Run another command on the same configuration; the gateway must have ended."""
-        store = f"sqlite:{self.directory / 'gateway' / 'outlast.db'}"
+    def run_command(self, *arguments: str, **changes: str) -> int:
+        """Run another command on the same configuration, but for changes; give its exit code."""
         ran = subprocess.run(
-            [sys.executable, "-m", "outlast", *arguments, "--store", store],
+            [sys.executable, "-m", "outlast", *arguments],
             cwd=ROOT,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, **changes},
             capture_output=True,
             text=True,
             timeout=STOP_SECONDS,
             check=False,
         )
         self.hear(f"outlast {arguments[0]}", ran.stdout + ran.stderr)
+        return ran.returncode
 
     async def stop(self) -> None:
         """Stop the gateway, and keep all it has said."""
@@ -132,7 +145,7 @@ class SecretsBed:
     def close(self) -> None:
         """Kill what is left."""
         self.gateway.kill()
-        self.upstream.kill()
+        self.closing.close()
 
 
 def _environment(planted: Planted, upstream: Upstream, directory: Path, form: str) -> dict[str, str]:
@@ -172,51 +185,3 @@ def _children(pid: int) -> list[int]:
         if int(fields[1]) == pid:
             found.append(int(stat.parent.name))
     return found
-
-
-async def say_everything(bed: SecretsBed) -> None:
-    """Let clients say secrets in all places of the protocol, rightly and wrongly; keep what others are told."""
-    for server in ("web", "local"):
-        await _talk(bed, server)
-    eve, ada = bed.client("eve", "web"), bed.client("ada", "web")
-    await ada.open_session()
-    bed.planted.keep("session of ada", ada.session_id)
-    eve.session_id = ada.session_id  # the answers to her are heard: nothing of ada's may be in them
-    for answer in (await eve.post_whole(eve.request("ping")), await eve.delete()):
-        assert answer.status == 404
-        bed.hear("answers to eve", answer.body.decode())
-    for server in ("gone", "broken"):
-        client = bed.client("ada", server)
-        with trio.move_on_after(20):
-            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client.initialize_params()}
-            answer = await client.post_whole(request, headers={"mcp-protocol-version": None})
-            bed.hear("answers to ada", answer.body.decode())
-    stranger = bed.client("stranger", "web")
-    bed.hear("answers to a stranger", (await stranger.post_whole(stranger.request("ping"))).body.decode())
-
-
-async def _talk(bed: SecretsBed, server: str) -> None:
-    plant = bed.planted.plant
-    client = bed.client("ada", server)
-    await client.open_session()
-    bed.planted.keep(f"session of ada at {server}", client.session_id)
-    await client.call("echo", text=plant("argument and result of a tool"))
-    await client.ask(client.tool_call("fail", detail=plant("error of a tool")))
-    question = client.tool_call("elicit", question=plant("question of a server"))
-    async with client.post(question) as stream:
-        asked = await stream.next_message()
-        answer = {"action": "accept", "content": {"answer": plant("answer to a question")}}
-        await client.post_whole({"jsonrpc": "2.0", "id": asked["id"], "result": answer})
-        await stream.rest()
-    for body in (b'{"broken": "' + plant("broken body").encode(), json.dumps([plant("odd body")]).encode()):
-        await client.whole("POST", body)
-    odd = {"jsonrpc": "2.0", "id": 1, "method": plant("name of a method"), "params": {"x": plant("odd parameters")}}
-    await client.post_whole(odd)
-    wrong = {"mcp-session-id": plant("made-up session id"), "last-event-id": plant("made-up event id")}
-    assert (await client.whole("GET", headers=wrong)).status == 404
-    await client.whole("GET", headers={"last-event-id": plant("made-up event id")})
-    if server != "local":  # the other one is everybody's
-        return
-    lost = client.tool_call("crash", key=plant("argument of a lost call"))
-    async with client.post(lost) as stream:
-        bed.hear("outcome of a lost call", (await stream.body()).decode() if not stream.is_event_stream else "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import trio
 import trio_websocket
 
 from tests.e2e.gateway import Gateway
-from tests.e2e.raw_client import LATEST
+from tests.e2e.raw_client import LATEST, open_transport
 from tests.e2e.waiting import DEADLINE_SECONDS
 
 Json = dict[str, Any]
@@ -113,20 +114,24 @@ async def connect(
     subprotocols: Sequence[str] = (WITH_IDS,),
     headers: Sequence[tuple[str, str]] = (),
     names: str = "",
+    path: str = "/ws",
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[SocketClient]:
-    """Connect to the gateway's only server, and cut the connection at the end of the block.
+    """Connect to one of the gateway's servers, and cut the connection at the end of the block.
 
     Args:
       names: what the Host header says; "": the gateway's address.
+      path: of the server's endpoint; that of the only server unless given.
+      tls: whom to trust; None: in clear.
 
     Raises:
       trio_websocket.ConnectionRejected
     """
     host, _, port = gateway.address.partition(":")
-    target = "/ws" + (f"?{query}" if query else "")
+    target = path + (f"?{query}" if query else "")
     extra = [(name.encode(), value.encode()) for name, value in headers]
     rejected: trio_websocket.ConnectionRejected | None = None
-    stream = await trio.open_tcp_stream(host, int(port))
+    stream = await open_transport(host, int(port), tls)
     try:
         async with stream, trio.open_nursery() as nursery:
             with trio.fail_after(DEADLINE_SECONDS):

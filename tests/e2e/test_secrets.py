@@ -11,11 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.secrets_bed import SecretsBed, say_everything
+from tests.e2e.secrets_bed import SecretsBed
+from tests.e2e.secrets_commands import ask_by_commands, start_wrongly
+from tests.e2e.secrets_roads import make_roads_bed
+from tests.e2e.secrets_roads_talk import ask_about_sessions
+from tests.e2e.secrets_roads_talk import say_everything as say_everything_elsewhere
+from tests.e2e.secrets_talk import say_everything
 
 SOURCES = {
     *("logs", "stdout", "GET /readyz", "answers to eve", "answers to a stranger", "there are children"),
     *("outlast export", "outlast doctor", "outlast rekey"),
+}
+
+SOURCES_ELSEWHERE = {
+    *("logs", "stdout", "GET /readyz", "answers to eve", "answers to a stranger", "refused sockets", "refused change"),
+    *("answers from gone-events", "answers from refused-socket", "sessions as operators see them"),
+    *("outlast sessions", "outlast health", "outlast stdio", "outlast serve", "outlast doctor", "outlast export"),
 }
 
 # A program gets the gateway's environment, without the gateway's own settings: that is how it is given its credentials.
@@ -38,9 +49,9 @@ async def test_no_secret_is_said_anywhere(road: str, form: str, tmp_path: Path) 
         await bed.gateway.start()
         await say_everything(bed)
         await bed.stop()
-        bed.run_command("export", "--output", "-")
-        bed.run_command("doctor")
-        bed.run_command("rekey", "--count")
+        bed.run_command("export", "--output", "-", *bed.stored)
+        bed.run_command("doctor", *bed.stored)
+        bed.run_command("rekey", "--count", *bed.stored)
     finally:
         bed.close()
 
@@ -59,8 +70,39 @@ async def test_the_search_finds_a_planted_secret(road: str, tmp_path: Path) -> N
         await client.open_session()
         bed.planted.keep("session of ada", client.session_id)
         await bed.stop()
-        bed.run_command("export", "--output", "-", "--with-secrets")
+        bed.run_command("export", "--output", "-", "--with-secrets", *bed.stored)
     finally:
         bed.close()
 
     assert bed.planted.found_in(bed.said) == ["session of ada is in outlast export"]
+
+
+@pytest.fixture
+def form_of_road(road: str) -> str:
+    """Another form of logs on each road, where both on both would take twice as long and show no more."""
+    return "json" if road == "hot" else "console"
+
+
+async def test_nor_over_the_other_transports(road: str, form_of_road: str, tmp_path: Path) -> None:
+    """Over 2026-07-28, HTTP+SSE and WebSocket, on both sides; behind TLS; in a Redis with a password."""
+    bed = make_roads_bed(tmp_path, road=road, form=form_of_road)
+    try:
+        await bed.gateway.start()
+        await say_everything_elsewhere(bed)
+        bed.gateway.kill()
+        await bed.gateway.start()
+        await say_everything_elsewhere(bed)
+        await ask_about_sessions(bed)
+        await bed.ask_operations(bed.planted.plant("token of operators"))
+        await bed.ask_operations(bed.planted.plant("token of nobody"))
+        ask_by_commands(bed, tmp_path)
+        await bed.stop()
+        start_wrongly(bed, tmp_path)
+    finally:
+        bed.close()
+
+    assert set(bed.said) >= SOURCES_ELSEWHERE
+    assert "request answered" in bed.said["logs"]  # so it did log what it could
+    assert "cannot serve" in bed.said["answers from repeats-403"]  # so what repeats them is quoted
+    assert len(bed.planted.by_place) > 80
+    assert set(bed.planted.found_in(bed.said)) == set()

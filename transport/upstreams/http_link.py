@@ -204,7 +204,7 @@ class StreamableHttpLink:
 
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(call)
-        note_life(self._breaker, head, body)
+        note_life(self._breaker, head, body, self._target.credentials)
         if head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
@@ -215,14 +215,14 @@ class StreamableHttpLink:
             self._refuse(call.ticket, Failure.REFUSED, detail)
         else:
             call.head = head
-            self._read_document(call, body)
+            self._read_document(call, head, body)
 
-    def _read_document(self, call: CallJob, body: bytes) -> None:
+    def _read_document(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         stream = EventStream(call.request_id, ticket=call.ticket)
         self._take_messages(call, stream, body, "")
         if not stream.settled:
-            detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            came = f"what came is not the answer to this request: {self._describe(head, body)}"
+            self._refuse(call.ticket, Failure.REFUSED, came)
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
@@ -232,11 +232,14 @@ class StreamableHttpLink:
             if answer is not None:
                 self._inbox.received(answer, about=call.request_id)
                 return
-        self._refuse(call.ticket, failure, describe(head, body))
+        self._refuse(call.ticket, failure, self._describe(head, body))
+
+    def _describe(self, head: ResponseHead, body: bytes) -> str:
+        return describe(head, body, self._target.credentials)
 
     def _failure_of(self, head: ResponseHead, body: bytes, *, opens: bool = False) -> Failure:
         if head.status in (401, 403):
-            self.unauthorized = describe(head, body)
+            self.unauthorized = self._describe(head, body)
         if self.established.upstream_session_id and not opens and session_is_lost(head.status, body):
             return Failure.SESSION_LOST
         return failure_of(head.status)
@@ -252,7 +255,7 @@ class StreamableHttpLink:
     # ---- streams ----
 
     def call_streams(self, call: CallJob, head: ResponseHead) -> None:
-        note_life(self._breaker, head, b"")
+        note_life(self._breaker, head, b"", self._target.credentials)
         if head.is_encoded:
             self._jobs.discard(call)
             call.abandon()
@@ -345,13 +348,13 @@ class StreamableHttpLink:
 
     def post_answered(self, post: PostJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(post)
-        note_life(self._breaker, head, body)
+        note_life(self._breaker, head, body, self._target.credentials)
         if self._closed:
             return
         if 200 <= head.status < 300:
             self._inbox.delivered(post.ticket)
         else:
-            self._refuse(post.ticket, self._failure_of(head, body), describe(head, body))
+            self._refuse(post.ticket, self._failure_of(head, body), self._describe(head, body))
 
     def post_failed(self, post: PostJob, failure: Failure, detail: str) -> None:
         self._jobs.discard(post)
@@ -402,9 +405,9 @@ class StreamableHttpLink:
 
     def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
         if not get.opened and get.head is not None and not may_pass(get.head.status):
-            return describe(get.head, get.body)
+            return self._describe(get.head, get.body)
         if failures > self._limits.resume_tries_max:
-            return get.detail or (describe(get.head, get.body) if get.head is not None else "no answer")
+            return get.detail or (self._describe(get.head, get.body) if get.head is not None else "no answer")
         if silent_seconds > self._limits.resume_silence_seconds_max:
             return f"nothing new on it for {silent_seconds:.0f} s"
         return ""
@@ -442,7 +445,7 @@ class StreamableHttpLink:
         body that speaks of the session counts as its loss: else a session would be re-opened over and over.
         """
         if self.established.upstream_session_id and says_session_is_lost(body):
-            self._inbox.lost(f"the upstream has forgotten the session: {describe(head, body)}")
+            self._inbox.lost(f"the upstream has forgotten the session: {self._describe(head, body)}")
             self.close(end_session=False)
         else:
             _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=head.status)

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from transport.upstreams.credentials import Credentials
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2: token
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5, as latin-1
@@ -46,6 +48,7 @@ class HttpTarget:
     origin: Origin
     authority: str  # for the Host header
     path: str  # with the query; percent-encoded
+    credentials: Credentials = attrs.field(default=Credentials(), eq=False)  # what of our answers to it may not be told
 
     @classmethod
     def parse(cls, url: str) -> HttpTarget:
@@ -68,7 +71,11 @@ class HttpTarget:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not re.fullmatch(r"[\x21-\x7e]+", path):
             raise ValueError("the path of an upstream's URL must be percent-encoded")
-        return cls(Origin(parts.scheme, host, port), authority, path)
+        return cls(Origin(parts.scheme, host, port), authority, path, Credentials.of({}, parts.query))
+
+    def shown(self, headers: Mapping[str, str]) -> HttpTarget:
+        """Give the same endpoint, with these headers known to be ours."""
+        return attrs.evolve(self, credentials=Credentials.of(headers, self.path.partition("?")[2]))
 
 
 def default_user_agent() -> str:

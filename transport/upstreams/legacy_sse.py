@@ -67,10 +67,15 @@ class LegacySseConnector:
     url: str
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
+    _target: HttpTarget = attrs.field(init=False, repr=False)  # made once, for all links
+
+    @_target.default
+    def _read_url(self) -> HttpTarget:
+        return HttpTarget.parse(self.url).shown(self.headers)
 
     def link(self, inbox: Inbox) -> LegacySseLink:
         """Make a link that has yet to be opened, and is closed by whoever opens it."""
-        return LegacySseLink(self.pool, self.url, every_header(self.headers), inbox, self.limits)
+        return LegacySseLink(self.pool, self.url, self._target, every_header(self.headers), inbox, self.limits)
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> LegacySseLink:
         """Open a stream, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -110,10 +115,16 @@ class LegacySseLink:
     """Implements `actors.link.Link`. Has a connection for as long as it lives, and no task."""
 
     def __init__(
-        self, pool: HttpPool, url: str, headers: Sequence[tuple[str, str]], inbox: Inbox, limits: HttpLimits
+        self,
+        pool: HttpPool,
+        url: str,
+        target: HttpTarget,
+        headers: Sequence[tuple[str, str]],
+        inbox: Inbox,
+        limits: HttpLimits,
     ) -> None:
         """Args:
-        url: of the stream.
+        url, target: of the stream.
         headers: what every request carries besides the protocol's own headers.
         """
         self.established = Established()
@@ -121,7 +132,7 @@ class LegacySseLink:
         self.unauthorized = ""  # what the upstream said when it refused our credentials
         self._pool = pool
         self._url = url
-        self._target = HttpTarget.parse(url)
+        self._target = target
         self._headers = headers
         self._inbox = inbox
         self._limits = limits
@@ -216,7 +227,7 @@ class LegacySseLink:
 
     def stream_declined(self, head: ResponseHead, body: bytes) -> None:
         """Something else than a stream came."""
-        detail = describe(head, body)
+        detail = describe(head, body, self._target.credentials)
         if head.status in (401, 403):
             self._settle(ConnectRejected("auth_gone", detail))
         elif head.status in (408, 425, 429) or head.status >= 500:
@@ -310,7 +321,7 @@ class LegacySseLink:
                 self._inbox.delivered(post.ticket)
             return
         if head.status in (401, 403):
-            self.unauthorized = describe(head, body)
+            self.unauthorized = describe(head, body, self._target.credentials)
         opens = post.message.method == INITIALIZE
         failure = Failure.SESSION_LOST if not opens and session_is_lost(head.status, body) else failure_of(head.status)
         request_id = post.message.id
@@ -321,7 +332,7 @@ class LegacySseLink:
                 self._in_flight.forget(request_id)
                 self._inbox.received(answer, about=request_id)
                 return
-        self._refuse(post, failure, describe(head, body))
+        self._refuse(post, failure, describe(head, body, self._target.credentials))
 
     def post_failed(self, post: _Post, failure: Failure, detail: str) -> None:
         self._posts.discard(post)

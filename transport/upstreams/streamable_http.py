@@ -46,6 +46,11 @@ class StreamableHttpConnector:
     limits: HttpLimits = HttpLimits()
     breaker: Breaker = attrs.field(factory=Breaker)
     _every_header: tuple[tuple[str, str], ...] = attrs.field(init=False, repr=False)  # made once, for all links
+    _shown: HttpTarget = attrs.field(init=False, repr=False)  # the target, which knows what it is shown
+
+    @_shown.default
+    def _show_headers(self) -> HttpTarget:
+        return self.target.shown(self.headers)
 
     @_every_header.default
     def _add_user_agent(self) -> tuple[tuple[str, str], ...]:
@@ -79,7 +84,7 @@ class StreamableHttpConnector:
     ) -> StreamableHttpLink:
         return StreamableHttpLink(
             self.pool,
-            self.target,
+            self._shown,
             self._every_header,
             inbox,
             self.limits,
@@ -98,15 +103,15 @@ class StreamableHttpConnector:
             if error.failure is not Failure.NOT_SENT:  # of which the pool tells; to be silent is to be away, too
                 self.breaker.failed(error.detail)
             raise ConnectFailed(error.detail) from None
-        note_life(self.breaker, head, body)
+        note_life(self.breaker, head, body, self._shown.credentials)
         if 200 <= head.status < 300:
             return True
         if head.status in (401, 403):
-            raise ConnectRejected("auth_gone", describe(head, body))
+            raise ConnectRejected("auth_gone", describe(head, body, self._shown.credentials))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
-            raise ConnectFailed(describe(head, body))
+            raise ConnectFailed(describe(head, body, self._shown.credentials))
         return _is_message(
             body
         )  # an error in answer to the ping is an answer; with anything else, the handshake decides

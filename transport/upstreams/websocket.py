@@ -152,7 +152,7 @@ class WebSocketLink:
         self.established = Established()
         self.resumable = False
         self._connector = connector
-        self._target = parse_url(connector.url)
+        self._target = parse_url(connector.url).shown(connector.headers)
         self._limits = connector.limits
         self._inbox = inbox
         self._log = _log.bind(upstream=str(self._target.origin))
@@ -246,7 +246,7 @@ class WebSocketLink:
         except* trio_websocket.ConnectionRejected as rejections:
             self._problem = _refusal(_first(rejections))
         except* trio_websocket.ConnectionClosed as closings:
-            detail = _describe_end(_first(closings))
+            detail = self._target.credentials.hide(_describe_end(_first(closings)))
             self._problem = ConnectFailed(detail)
         except* (_Lost, OSError, trio.BrokenResourceError, ssl.SSLError) as failures:
             detail = _describe_failure(_first(failures))
@@ -358,8 +358,8 @@ class WebSocketLink:
             except InvalidMessage:
                 self._malformed += 1
                 if is_power_of_two(self._malformed):
-                    excerpt = each[:200].decode("utf-8", "replace")
-                    self._log.warning("upstream_noise", count=self._malformed, excerpt=excerpt)
+                    # Unlike a program's stdout, where noise is somebody's log: here it was meant to be a message.
+                    self._log.warning("upstream_message_malformed", count=self._malformed, size_bytes=len(each))
 
     def _take_message(self, message: Message) -> None:
         if message.kind is not Kind.RESPONSE:

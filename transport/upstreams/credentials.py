@@ -1,0 +1,71 @@
+"""Credentials: what one upstream is shown of ours, and how it is kept out of what we tell of the upstream's answers.
+
+Proxies and frameworks write error pages that repeat the request they are about, its Authorization and its URL
+included. We quote such pages, since nothing else tells why a server refuses: to clients, and to operators. So what is
+quoted passes here first. Messages do not: they are relayed as they are, and what a server says in them is its own.
+Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from html import escape
+from urllib.parse import parse_qsl, unquote
+
+import attrs
+
+HIDDEN = "<hidden>"
+
+# Shorter ones are no secrets ("true", "7"), and taking each out would leave nothing to read. As for logs.
+_CHARACTERS_MIN = 8
+
+
+@attrs.frozen(repr=False)
+class Credentials:
+    """The texts that may not be quoted, longest first."""
+
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], query: str) -> Credentials:
+        """Gather what an operator has set for one upstream.
+
+        Args:
+          headers: sent with every request. Of `Bearer X`, X is one by itself.
+          query: of its URL, percent-encoded.
+        """
+        texts = {form for text in _parts(headers, query) if len(text) >= _CHARACTERS_MIN for form in _forms(text)}
+        return cls(tuple(sorted(texts, key=len, reverse=True)))
+
+    def __repr__(self) -> str:
+        return f"<Credentials: {len(self.texts)}>"
+
+    def excerpt(self, body: bytes, characters_max: int) -> str:
+        """Give the beginning of what an upstream said, as a line without them."""
+        # Hidden first, cut after that: half a secret is none that could be found. Each character of the excerpt stands
+        # for one secret at most, so more than this is not looked at.
+        longest = len(self.texts[0]) if self.texts else 0
+        text = self.hide(body[: characters_max * (1 + longest)].decode("utf-8", "replace"))[:characters_max]
+        return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+    def hide(self, text: str) -> str:
+        """Take them out of a text."""
+        for secret in self.texts:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+
+def _parts(headers: Mapping[str, str], query: str) -> Iterator[str]:
+    for value in headers.values():
+        yield value.strip()
+        yield value.strip().partition(" ")[2].strip()
+    yield query
+    yield unquote(query)
+    for _, value in parse_qsl(query):
+        yield value
+
+
+def _forms(text: str) -> Iterator[str]:
+    """Give the ways in which a page may write a text."""
+    yield from (text, escape(text), json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
