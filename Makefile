@@ -18,10 +18,10 @@ PIP_INSTALL := -m pip install --quiet --progress-bar off --disable-pip-version-c
 
 # A recipe that fails half-way leaves no target behind that looks finished.
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format bench faults restarts dist clean
+.PHONY: help serve test check format bench faults restarts image-test dist clean
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 serve: $(VENV)/installed $(TIME_SERVER) ## serve mcp-server-time on http://$(LISTEN)/mcp, sessions in $(STORE)
 	@# exec: a signal for make is to reach the gateway, and not a shell between them
@@ -50,6 +50,9 @@ faults: $(VENV)/installed-test ## try every fault, and its negative controls (as
 
 restarts: $(VENV)/installed-test ## restart everything in the middle of everything, in all combinations (minutes)
 	E2E_RESTARTS=full $(BIN)/python -m pytest tests/e2e/restarts
+
+image-test: $(VENV)/installed-test ## build the container image, run it, kill it, start it again (as root; minutes)
+	$(BIN)/python -m tests.image --folder $(VENV)/image
 
 dist: $(VENV)/installed-test ## build the wheel and the source distribution, into dist/
 	rm -rf dist
