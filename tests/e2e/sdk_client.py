@@ -87,7 +87,7 @@ async def sdk_client(
         transport: Any = streamable_http_client(url, http_client=http)
         if sse:
             transport = sse_client(url, timeout=DEADLINE_SECONDS, auth=auth, on_session_created=session_ids.add)
-        async with _connected(transport, session_ids, methods) as peer:
+        async with connected(transport, session_ids, methods) as peer:
             yield peer
     # The SDK's client drops its response readers half-read. Collected here, they warn in the test that
     # made them (conftest.py lets exactly that warning pass), not in one that comes later.
@@ -98,12 +98,12 @@ async def sdk_client(
 async def sdk_stdio_client(module: str, *arguments: str) -> AsyncIterator[SdkPeer]:
     """Have the SDK's client start a module as its server, over stdio; it is ended at the end of the block."""
     command = StdioServerParameters(command=sys.executable, args=["-m", module, *arguments], cwd=ROOT)
-    async with _connected(stdio_client(command), set(), []) as peer:
+    async with connected(stdio_client(command), set(), []) as peer:
         yield peer
 
 
 @contextlib.asynccontextmanager
-async def _connected(transport: Any, session_ids: set[str], methods: list[str]) -> AsyncIterator[SdkPeer]:
+async def connected(transport: Any, session_ids: set[str], methods: list[str]) -> AsyncIterator[SdkPeer]:
     notifications: list[types.ServerNotification] = []
     logged: list[str] = []
     prompts: list[str] = []
