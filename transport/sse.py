@@ -14,9 +14,11 @@ from transport.exchange import Headers
 
 CONTENT_TYPE = b"text/event-stream"
 # `no-transform` and `x-accel-buffering` keep proxies (nginx) from holding events back to compress or buffer them.
+# `no-store`, and not merely `no-cache`: Chromium writes a stream that it may keep to its disk, goes on reading it for
+# that after its page has let go, and then sends the page's next DELETE of the same URL twice (seen with 150).
 STREAM_HEADERS: Headers = (
     (b"content-type", CONTENT_TYPE),
-    (b"cache-control", b"no-cache, no-transform"),
+    (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
 KEEP_ALIVE = b": keep-alive\n\n"
