@@ -10,7 +10,7 @@ import re
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import Failure
 from transport.upstreams.breaker import Breaker
-from transport.upstreams.credentials import Credentials
+from transport.upstreams.concealment import Concealment
 from transport.upstreams.handshake import with_id
 from transport.upstreams.http_response import ResponseHead
 
@@ -59,21 +59,21 @@ def may_pass(status: int) -> bool:
     return status in (408, 409, 425, 429) or (status >= 500 and status != 501)
 
 
-def note_life(breaker: Breaker, head: ResponseHead, body: bytes, credentials: Credentials) -> None:
+def note_life(breaker: Breaker, head: ResponseHead, body: bytes, concealment: Concealment) -> None:
     """Tell the breaker whether an answer says that the server is away, or is a sign of life.
 
     A proxy in its place says so, or it says it itself; but a lost session that is told with 503 is a sign of life.
     """
     if head.status in (502, 503, 504) and not says_session_is_lost(body):
-        breaker.failed(describe(head, body, credentials))
+        breaker.failed(describe(head, body, concealment))
     else:
         breaker.succeeded()
 
 
-def describe(head: ResponseHead, body: bytes, credentials: Credentials) -> str:
+def describe(head: ResponseHead, body: bytes, concealment: Concealment) -> str:
     """Say what came, short enough for an error message, and without what we had shown the upstream."""
-    excerpt = credentials.excerpt(body, _EXCERPT_BYTES)
-    retry_after = credentials.hide(head.text(b"retry-after"))
+    excerpt = concealment.excerpt(body, _EXCERPT_BYTES)
+    retry_after = concealment.hide(head.text(b"retry-after"))
     detail = f"HTTP {head.status}" + (f", retry after {retry_after}" if retry_after else "")
     if 300 <= head.status < 400:
         detail += " (redirects are not followed)"

@@ -203,7 +203,7 @@ class StreamableHttpLink:
 
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(call)
-        note_life(self._breaker, head, body, self._target.credentials)
+        note_life(self._breaker, head, body, self._target.concealment)
         if head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
@@ -234,7 +234,7 @@ class StreamableHttpLink:
         self._refuse(call.ticket, failure, self._describe(head, body))
 
     def _describe(self, head: ResponseHead, body: bytes) -> str:
-        return describe(head, body, self._target.credentials)
+        return describe(head, body, self._target.concealment)
 
     def _failure_of(self, head: ResponseHead, body: bytes, *, opens: bool = False) -> Failure:
         if head.status in (401, 403):
@@ -254,7 +254,7 @@ class StreamableHttpLink:
     # ---- streams ----
 
     def call_streams(self, call: CallJob, head: ResponseHead) -> None:
-        note_life(self._breaker, head, b"", self._target.credentials)
+        note_life(self._breaker, head, b"", self._target.concealment)
         if head.is_encoded:
             self._jobs.discard(call)
             call.abandon()
@@ -347,7 +347,7 @@ class StreamableHttpLink:
 
     def post_answered(self, post: PostJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(post)
-        note_life(self._breaker, head, body, self._target.credentials)
+        note_life(self._breaker, head, body, self._target.concealment)
         if self._closed:
             return
         if 200 <= head.status < 300:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from transport.upstreams.credentials import Credentials
+from transport.upstreams.concealment import Concealment
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2: token
@@ -48,7 +48,7 @@ class HttpTarget:
     origin: Origin
     authority: str  # for the Host header
     path: str  # with the query; percent-encoded
-    credentials: Credentials = attrs.field(default=Credentials(), eq=False)  # what of our answers to it may not be told
+    concealment: Concealment = attrs.field(default=Concealment(), eq=False)  # what of our answers to it may not be told
 
     @classmethod
     def parse(cls, url: str) -> HttpTarget:
@@ -71,11 +71,11 @@ class HttpTarget:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not re.fullmatch(r"[\x21-\x7e]+", path):
             raise ValueError("the path of an upstream's URL must be percent-encoded")
-        return cls(Origin(parts.scheme, host, port), authority, path, Credentials.of({}, parts.query))
+        return cls(Origin(parts.scheme, host, port), authority, path, Concealment.of({}, parts.query))
 
     def shown(self, headers: Mapping[str, str]) -> HttpTarget:
         """Give the same endpoint, with these headers known to be ours."""
-        return attrs.evolve(self, credentials=Credentials.of(headers, self.path.partition("?")[2]))
+        return attrs.evolve(self, concealment=Concealment.of(headers, self.path.partition("?")[2]))
 
 
 def default_user_agent() -> str:

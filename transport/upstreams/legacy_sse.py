@@ -222,7 +222,7 @@ class LegacySseLink:
 
     def stream_declined(self, head: ResponseHead, body: bytes) -> None:
         """Something else than a stream came."""
-        detail = describe(head, body, self._target.credentials)
+        detail = describe(head, body, self._target.concealment)
         if head.status in (401, 403):
             self._settle(ConnectRejected("auth_gone", detail))
         elif head.status in (408, 425, 429) or head.status >= 500:
@@ -316,7 +316,7 @@ class LegacySseLink:
                 self._inbox.delivered(post.ticket)
             return
         if head.status in (401, 403):
-            self.unauthorized = describe(head, body, self._target.credentials)
+            self.unauthorized = describe(head, body, self._target.concealment)
         opens = post.message.method == INITIALIZE
         failure = Failure.SESSION_LOST if not opens and session_is_lost(head.status, body) else failure_of(head.status)
         request_id = post.message.id
@@ -327,7 +327,7 @@ class LegacySseLink:
                 self._in_flight.forget(request_id)
                 self._inbox.received(answer, about=request_id)
                 return
-        self._refuse(post, failure, describe(head, body, self._target.credentials))
+        self._refuse(post, failure, describe(head, body, self._target.concealment))
 
     def post_failed(self, post: _Post, failure: Failure, detail: str) -> None:
         self._posts.discard(post)

@@ -53,7 +53,7 @@ class StatelessHttp:
         self.strange = 0  # messages that were not passed on, since they are none, or requests, or answer nothing
         self._pool = pool
         self._target = target
-        self.credentials = target.shown(headers or {}).credentials
+        self.concealment = target.shown(headers or {}).concealment
         self._limits = limits
         every = dict(headers or {})
         if not any(name.lower() == "user-agent" for name in every):
@@ -162,7 +162,7 @@ class _CallJob(Job):
             self._upstream.era.forget()
             return NoAnswer(
                 Failure.REFUSED,
-                f"what came is not the answer to this request: {describe(head, body, self._upstream.credentials)}",
+                f"what came is not the answer to this request: {describe(head, body, self._upstream.concealment)}",
             )
         return Answer(answer, head.status)
 
@@ -173,7 +173,7 @@ class _CallJob(Job):
             self._upstream.era.forget()
         if error is not None:
             return Answer(error, head.status)
-        return NoAnswer(failure_of(head.status), describe(head, body, self._upstream.credentials), head.status)
+        return NoAnswer(failure_of(head.status), describe(head, body, self._upstream.concealment), head.status)
 
     def stream_opened(self, head: ResponseHead) -> None:
         if head.is_encoded:

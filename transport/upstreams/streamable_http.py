@@ -103,15 +103,15 @@ class StreamableHttpConnector:
             if error.failure is not Failure.NOT_SENT:  # of which the pool tells; to be silent is to be away, too
                 self.breaker.failed(error.detail)
             raise ConnectFailed(error.detail) from None
-        note_life(self.breaker, head, body, self._shown.credentials)
+        note_life(self.breaker, head, body, self._shown.concealment)
         if 200 <= head.status < 300:
             return True
         if head.status in (401, 403):
-            raise ConnectRejected("auth_gone", describe(head, body, self._shown.credentials))
+            raise ConnectRejected("auth_gone", describe(head, body, self._shown.concealment))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
-            raise ConnectFailed(describe(head, body, self._shown.credentials))
+            raise ConnectFailed(describe(head, body, self._shown.concealment))
         return _is_message(
             body
         )  # an error in answer to the ping is an answer; with anything else, the handshake decides

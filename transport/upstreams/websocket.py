@@ -241,7 +241,7 @@ class WebSocketLink:
         except* trio_websocket.ConnectionRejected as rejections:
             self._problem = _refusal(_first(rejections))
         except* trio_websocket.ConnectionClosed as closings:
-            detail = self._target.credentials.hide(_describe_end(_first(closings)))
+            detail = self._target.concealment.hide(_describe_end(_first(closings)))
             self._problem = ConnectFailed(detail)
         except* (_Lost, OSError, trio.BrokenResourceError, ssl.SSLError) as failures:
             detail = _describe_failure(_first(failures))

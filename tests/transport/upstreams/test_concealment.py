@@ -8,7 +8,7 @@ from html import escape
 
 import pytest
 
-from transport.upstreams.credentials import HIDDEN, Credentials
+from transport.upstreams.concealment import HIDDEN, Concealment
 from transport.upstreams.http_answers import describe
 from transport.upstreams.http_response import ResponseHead
 
@@ -27,7 +27,7 @@ def page(headers: Mapping[str, str] = HEADERS) -> str:
 def test_an_error_page_that_repeats_the_request_is_quoted_without_credentials(written: object) -> None:
     assert callable(written)
     head = ResponseHead(403, {b"retry-after": TOKEN.encode()})
-    said = describe(head, written(page()).encode(), Credentials.of(HEADERS, QUERY))
+    said = describe(head, written(page()).encode(), Concealment.of(HEADERS, QUERY))
     assert said.startswith(f"HTTP 403, retry after {HIDDEN}")
     assert [secret for secret in (*SECRETS, escape(TOKEN)) if secret in said] == []
     assert "GET /mcp" in said, "the rest is quoted"
@@ -36,7 +36,7 @@ def test_an_error_page_that_repeats_the_request_is_quoted_without_credentials(wr
 
 def test_without_them_it_is_quoted_whole() -> None:
     """The negative control."""
-    said = describe(ResponseHead(403, {}), page().encode(), Credentials())
+    said = describe(ResponseHead(403, {}), page().encode(), Concealment())
     assert [secret for secret in SECRETS if secret not in said] == []
 
 
@@ -44,11 +44,11 @@ def test_without_them_it_is_quoted_whole() -> None:
 def test_no_part_of_one_is_left_where_the_excerpt_is_cut(before: int) -> None:
     secret = "S" * 3000
     body = ("." * before + secret + "|") * 90  # so often that what is looked at ends, too, within one
-    excerpt = Credentials.of({"X-Key": secret}, "").excerpt(body.encode(), 200)
+    excerpt = Concealment.of({"X-Key": secret}, "").excerpt(body.encode(), 200)
     assert "S" not in excerpt
     assert len(excerpt) <= 200
 
 
 def test_they_are_not_shown() -> None:
-    shown = repr(Credentials.of(HEADERS, QUERY))
+    shown = repr(Concealment.of(HEADERS, QUERY))
     assert [secret for secret in SECRETS if secret in shown] == []

@@ -1,4 +1,4 @@
-"""Credentials: what one upstream is shown of ours, and how it is kept out of what we tell of the upstream's answers.
+"""Concealment: what one upstream is shown of ours is kept out of what we tell of the upstream's answers.
 
 Proxies and frameworks write error pages that repeat the request they are about, its Authorization and its URL
 included. We quote such pages, since nothing else tells why a server refuses: to clients, and to operators. So what is
@@ -22,13 +22,13 @@ _CHARACTERS_MIN = 8
 
 
 @attrs.frozen(repr=False)
-class Credentials:
+class Concealment:
     """The texts that may not be quoted, longest first."""
 
     texts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, headers: Mapping[str, str], query: str) -> Credentials:
+    def of(cls, headers: Mapping[str, str], query: str) -> Concealment:
         """Gather what an operator has set for one upstream.
 
         Args:
@@ -39,7 +39,7 @@ class Credentials:
         return cls(tuple(sorted(texts, key=len, reverse=True)))
 
     def __repr__(self) -> str:
-        return f"<Credentials: {len(self.texts)}>"
+        return f"<Concealment of {len(self.texts)}>"
 
     def excerpt(self, body: bytes, characters_max: int) -> str:
         """Give the beginning of what an upstream said, as a line without them."""
