@@ -120,6 +120,11 @@ class SessionActor:
         return self._state is not None and self._state.opened and self._commits.gate.is_clear
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nobody waits for an answer, not even for one that is on its way to the store."""
+        return self._state is None or not (self._state.busy or not self._commits.gate.is_clear)
+
+    @property
     def ended(self) -> bool:
         """It takes nothing more; find it anew."""
         return self._ended
