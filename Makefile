@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 SERVERS := $(VENV)/servers
 TIME_SERVER := $(SERVERS)/bin/mcp-server-time
 
-# Files of tests run side by side, as many as there are cores: for most of their time, the end-to-end tests wait for
-# processes. A file stays in one process, with what its tests share; what is collected last are the small ones.
-# WORKERS=0 has all in one process; ARGS names some tests (or options of pytest's), which run one after the other.
-WORKERS ?= auto
+# ARGS names some tests (or options of pytest's). Without it all tests run: one after the other, or with WORKERS=2 (or
+# more, or auto: as many as there are cores) files of them side by side. A file stays in one process, with what its tests
+# share; what is collected last are the small ones.
+WORKERS ?= 0
 ARGS ?=
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

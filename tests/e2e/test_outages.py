@@ -116,7 +116,7 @@ async def test_a_crash_in_an_outage_takes_back_what_was_told_in_it_and_no_id_lie
 
 
 async def test_refusing_nothing_new_is_told_in_an_outage(bed: Bed, redis_server: RedisServer) -> None:
-    gateway = await serving(bed, redis_server, {})
+    gateway = await serving(bed, redis_server, {"OUTLAST_RESTORE_WAIT_SECONDS": "3"})
     client, late = RawClient(gateway.url()), RawClient(gateway.url())
     await client.open_session()
     go_away(redis_server, "killed")
