@@ -59,6 +59,7 @@ class ServerFacts:
     state: str  # of its circuit breaker: closed, open, half-open
     since_unix_s: float
     last_error: str = ""
+    refuses_credentials: bool = False  # it is there, and does not let the gateway in
     has_our_tool: bool = False  # it has a tool of the name under which the gateway would offer its own
 
 

@@ -18,10 +18,15 @@ LAG_SECONDS_MAX = 1.0
 LOOP_LAG_SECONDS_MAX = 0.25
 SESSIONS_SHARE_MAX = 0.9
 
+REFUSES_CREDENTIALS = "the server refuses the gateway's credentials"
+CREDENTIALS_ADVICE = (
+    "set its server_headers right and start again, or have the server let them in; its sessions are kept meanwhile"
+)
+
 # By reason: what to do about sessions that are uninitialized.
 ADVICE_BY_REASON: Mapping[str, str] = {
     "upstream_rejected": "their server refuses to take them back; their clients have to open new ones",
-    "auth_gone": "their server refuses our credentials: see server_headers",
+    "auth_gone": "their server refuses their credentials; with others, their clients open new ones",
     "crash_loop": "a defect: please report the traceback in the log; their records are kept for a day",
     "corrupt": "their records are damaged and set aside: look at the disk, restore a backup if they matter",
     "key_missing": "add the key that they were encrypted with to SESSION_ENCRYPTION_KEY, and start again",
@@ -138,6 +143,8 @@ def _servers(facts: HealthFacts) -> Iterator[Finding]:
 
 def _server(server: ServerFacts) -> Finding:
     about = f"server {server.name}"
+    if server.refuses_credentials:
+        return Finding(about, State.DEGRADED, server.last_error or REFUSES_CREDENTIALS, CREDENTIALS_ADVICE)
     if server.state == "closed":
         return Finding(about, State.HEALTHY, f"in use, {server.transport}")
     said = f"away ({server.last_error})" if server.state == "open" else f"being tried again ({server.last_error})"

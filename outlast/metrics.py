@@ -116,6 +116,9 @@ def _servers(servers: tuple[ServerFacts, ...]) -> Iterator[Metric]:
         for state in BREAKER_STATES:
             breaker.add_metric((server.name, state), float(server.state == state))
     yield breaker
+    refusing = {server.name: server.refuses_credentials for server in servers}
+    about = "1: it is there, and refuses the gateway's credentials."
+    yield _labelled("server_refuses_credentials", about, "server", refusing)
 
 
 def _usage(servers: Mapping[str, ServerUsage]) -> Iterator[Metric]:

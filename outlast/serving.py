@@ -98,9 +98,9 @@ async def serve(
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
-        stateless = await _stateless(settings, pool, upstreams)
-        opened.callback(upstreams.cancel_scope.cancel)
         connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
+        stateless = await _stateless(settings, pool, connect, upstreams)
+        opened.callback(upstreams.cancel_scope.cancel)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
@@ -124,13 +124,16 @@ async def serve(
             serving.cancel_scope.cancel()
 
 
-async def _stateless(settings: Settings, pool: HttpPool, upstreams: trio.Nursery) -> Mapping[str, StatelessUpstream]:
+async def _stateless(
+    settings: Settings, pool: HttpPool, connect: Upstreams, upstreams: trio.Nursery
+) -> Mapping[str, StatelessUpstream]:
     return await open_stateless(
         settings.servers,
         pool,
         upstreams,
         headers=settings.server_headers,
         environment=settings.server_environment,
+        breakers=connect.breakers,
         idle_seconds=settings.stdio_idle_seconds,
     )
 

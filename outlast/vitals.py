@@ -112,6 +112,7 @@ class Vitals:
                 state=server.state.value,
                 since_unix_s=server.since_unix_s,
                 last_error=server.last_error,
+                refuses_credentials=server.refuses_credentials,
                 has_our_tool=server.name in self.with_tool_of_ours,
             )
             for server in self.upstreams.health()

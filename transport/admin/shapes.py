@@ -221,6 +221,7 @@ class UpstreamShown(Shape, frozen=True, kw_only=True):
     state: str
     since: float
     last_error: str
+    refuses_credentials: bool  # it is there, and does not let the gateway in
 
 
 class AnalyticsShown(Shape, frozen=True, kw_only=True):

@@ -13,9 +13,10 @@ import attrs
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage
-from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox
+from actors.link import ConnectFailed, Established, Failure, Inbox
 from actors.state import Call, Handshake, SessionState
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
 from transport.upstreams.http_answers import describe, note_life, session_is_lost
 from transport.upstreams.http_limits import HttpLimits
@@ -38,6 +39,7 @@ class StreamableHttpConnector:
       target: where the upstream is.
       headers: sent with every request, e.g. the gateway's own credentials; never shown.
       breaker: is told how the upstream fares, and keeps what is sent from one that is away.
+      credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
     pool: HttpPool
@@ -45,6 +47,7 @@ class StreamableHttpConnector:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
     breaker: Breaker = attrs.field(factory=Breaker)
+    credentials: Credentials = Credentials.OPERATORS
     _every_header: tuple[tuple[str, str], ...] = attrs.field(init=False, repr=False)  # made once, for all links
 
     @_every_header.default
@@ -101,8 +104,8 @@ class StreamableHttpConnector:
         note_life(self.breaker, head, body)
         if 200 <= head.status < 300:
             return True
-        if head.status in (401, 403):
-            raise ConnectRejected("auth_gone", describe(head, body))
+        if head.status in REFUSALS:
+            raise self.credentials.refused(describe(head, body))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
@@ -122,7 +125,7 @@ class StreamableHttpConnector:
         except BaseException as error:  # cancelled, too: the half-opened session must not stay upstream
             link.close(end_session=True)
             if isinstance(error, ConnectFailed) and link.unauthorized:
-                raise ConnectRejected("auth_gone", link.unauthorized) from None
+                raise self.credentials.refused(link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
         if session.listening:
