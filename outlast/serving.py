@@ -1,10 +1,10 @@
 """serve: the whole gateway, wired from settings. Start order is reverse stop order, readable in one function.
 
 Sockets are bound first, so that a port in use stops the start before anything is written, and probes are answered from
-then on (`transport/front.py`). Then the store, the writer, the index, and clients are served; sessions are restored
-behind that. To stop: not ready any more,
-accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the actors leave
-memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
+then on (`transport/front.py`). Where a tool of ours is to be offered, servers are asked whether they have one of its
+name. Then the store, the writer, the index, and clients are served; sessions are restored behind that. To stop: not
+ready any more, accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the
+actors leave memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import attrs
 import structlog
 import trio
 
+from actors.own_tools import OwnTools
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
@@ -29,6 +30,7 @@ from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
+from outlast.tool_census import ToolCensus, taking
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from transport.access_log import AccessLog
 from transport.asgi import asgi_app
@@ -76,6 +78,7 @@ async def serve(
 
     Raises:
       OSError: the address cannot be listened on. Nothing was written.
+      StartRefused: a server has a tool of the name of ours, which is to be offered. Nothing was written.
       StoreInUse, StoreInvalid, StoreUnavailable: the store cannot be used, or not with these keys. Nothing was
         written. (Where the outage policy is `degrade`, one that does not answer is no reason to stop.)
       StoreBroken, FenceLost: while running; the process is to end.
@@ -101,13 +104,17 @@ async def serve(
         connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
         stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
+        own_tools = make_health_tool() if settings.expose_health_tool else None
+        if own_tools is not None:
+            census = ToolCensus(own_tools, settings.servers, connect, stateless)
+            await opened.enter_async_context(taking(census, pool.wait_carried))
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
                     settings.store,
                     codec=codec_of(settings),
                     connect=connect,
-                    options=_runtime_options(settings),
+                    options=_runtime_options(settings, own_tools),
                     progress=restoring_progress(),
                 )
             )
@@ -228,7 +235,7 @@ def _access_log(settings: Settings) -> AccessLog | None:
     return None
 
 
-def _runtime_options(settings: Settings) -> RuntimeOptions:
+def _runtime_options(settings: Settings, own_tools: OwnTools | None) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
@@ -259,7 +266,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         connect_seconds_max=settings.connect_seconds_max,
         store_outage="degrade" if settings.store_outage == "degrade" else "refuse",
         store_outage_patience_seconds=settings.store_outage_patience_seconds,
-        own_tools=make_health_tool() if settings.expose_health_tool else None,
+        own_tools=own_tools,
     )
 
 

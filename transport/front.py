@@ -1,9 +1,10 @@
 """The front: what clients meet while the gateway behind it is not there yet.
 
 The sockets are open before the store is: claiming it and reading the index take from milliseconds to as long as a store
-does not answer. A probe that got no answer meanwhile would call the process dead and have it killed, over and over. So
-probes are answered from the first moment (alive, not ready), and all others wait for the gateway, for a while that
-a restart usually stays below; then they are told to come again.
+does not answer, and asking servers for their tools (`outlast/tool_census.py`) may take seconds. A probe that got no
+answer meanwhile would call the process dead and have it killed, over and over. So probes are answered from the first
+moment (alive, not ready), and all others wait for the gateway, for a while that a restart usually stays below; then
+they are told to come again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transport.gateway import Gateway
 from transport.handler import JSON_HEADERS, error_body
 from transport.socket_exchange import SocketExchange
 
-STARTING = "starting: the store is being opened"
+STARTING = "starting: it is not ready for clients yet"
 RETRY_AFTER = (b"retry-after", b"1")
 
 _NOT_THERE = error_body(f"{STARTING}; try again in a moment", jsonrpc.UPSTREAM_UNAVAILABLE)
