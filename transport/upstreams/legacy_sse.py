@@ -100,13 +100,8 @@ class LegacySseConnector:
                 raise self.credentials.refused(link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class LegacySseLink:

@@ -25,7 +25,7 @@ from actors.own_tools import LIST
 from actors.reading import reader
 from actors.state import LogState, SessionState
 from transport import modern
-from transport.mcp import HANDSHAKE_REVISIONS
+from transport.revisions import HANDSHAKE_REVISIONS
 from transport.upstreams.handshake import (
     INITIALIZE,
     INITIALIZED,
