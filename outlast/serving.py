@@ -88,7 +88,8 @@ async def serve(
     listeners = await open_listeners(host, port, write_seconds=settings.write_seconds_max)
     async with AsyncExitStack() as opened:
         opened.callback(_close_all, listeners)
-        front, served = Front(wait_seconds=settings.restore_wait_seconds), trio.Event()
+        access_log, served = _access_log(settings), trio.Event()
+        front = Front(wait_seconds=settings.restore_wait_seconds, access_log=access_log)
         server = await _open_front(opened, settings, front, listeners, served)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
@@ -111,7 +112,7 @@ async def serve(
                 )
             )
         monitoring = Monitoring(runtime, connect, sessions_max=settings.sessions_max)
-        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations)
+        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations, access_log)
         monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
             serving.start_soon(monitoring.run)
@@ -207,6 +208,7 @@ def _gateway(
     upstreams: Upstreams,
     stateless: Mapping[str, StatelessUpstream],
     operations: Sequence[Operation],
+    access_log: AccessLog | None,
 ) -> Gateway:
     return Gateway(
         runtime,
@@ -228,7 +230,7 @@ def _gateway(
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
-        access_log=_access_log(settings),
+        access_log=access_log,
         quota=Quota(settings.exchanges_per_principal_max),
     )
 
