@@ -12,6 +12,7 @@ import trio
 
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
+from actors.upstream_ending import EndsSessions
 from outlast import targets
 from transport.upstreams.breaker import Breaker, BreakerState
 from transport.upstreams.credentials import CredentialsRefused
@@ -111,6 +112,23 @@ class Upstreams:
         except CredentialsRefused as refused:
             self._note_refusal(session.server_id, breaker, str(refused))
             raise
+
+    async def end_session(self, session: SessionState) -> bool:
+        """Tell a session's server that it is over, if that keeps any. See `actors.upstream_ending.EndsSessions`.
+
+        Raises:
+          ConnectFailed: at once for a server that is known to be away, or is not configured any more.
+          ConnectRejected
+        """
+        connector = self._connectors.get(session.server_id)
+        if connector is None:
+            raise ConnectFailed(f"no server named {session.server_id!r} is configured")
+        if not isinstance(connector, EndsSessions):
+            return False
+        breaker = self.breakers[session.server_id]
+        if breaker.blocked_seconds():
+            raise ConnectFailed(breaker.describe())
+        return await connector.end_session(session)
 
     def _note_refusal(self, name: str, breaker: Breaker, detail: str) -> None:
         if not breaker.health.refuses_credentials:  # said once, until it lets us in

@@ -64,6 +64,17 @@ class HttpConnector:
             return await self._streamable.reopen(session, handshake, inbox)
         return await self._streamable(session, inbox)
 
+    async def end_session(self, session: SessionState) -> bool:
+        """End a session over Streamable HTTP; one of HTTP+SSE has ended with its stream.
+
+        Raises:
+          ConnectFailed, ConnectRejected
+        """
+        handshake = session.handshake
+        if handshake is None or is_sse_name(handshake.upstream_session_id):
+            return False
+        return await self._streamable.end_session(session)
+
     def note_sse(self) -> None:
         """Remember that the upstream speaks HTTP+SSE."""
         if not self._speaks_sse:

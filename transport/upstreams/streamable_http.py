@@ -23,7 +23,7 @@ from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_pool import HttpPool, RequestFailed
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, check_headers, every_header
+from transport.upstreams.http_target import HttpTarget, check_headers, every_header, write_head
 
 
 def _checked(_: object, __: object, headers: Mapping[str, str]) -> None:
@@ -132,6 +132,34 @@ class StreamableHttpConnector:
             link.hold_until_listening()
         rehearsal.hand_over_soon()
         return link
+
+    async def end_session(self, session: SessionState) -> bool:
+        """Tell the upstream that a session is over of which no link is open. See `actors.upstream_ending`.
+
+        Follows MCP 2025-11-25, transports, "Session Management": DELETE with the session's id; 405 where the server
+        does not let clients end sessions.
+
+        Raises:
+          ConnectFailed, ConnectRejected
+        """
+        handshake = session.handshake
+        if handshake is None or not handshake.upstream_session_id:
+            return False
+        own = [("Mcp-Session-Id", handshake.upstream_session_id)]
+        version = _version_of(handshake)
+        if version:
+            own.append(("MCP-Protocol-Version", version))
+        request = write_head("DELETE", self.target, (*self._every_header, *own)) + b"\r\n"
+        try:
+            head, body = await self.pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
+        except RequestFailed as error:
+            raise ConnectFailed(error.detail) from None
+        note_life(self.breaker, head, body)
+        if 200 <= head.status < 300 or session_is_lost(head.status, body):
+            return True
+        if head.status in REFUSALS:
+            raise self.credentials.refused(describe(head, body))
+        raise ConnectFailed(describe(head, body))
 
     def _resume_calls(self, session: SessionState, link: StreamableHttpLink, inbox: Inbox) -> None:
         lost = []
