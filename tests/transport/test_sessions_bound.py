@@ -1,4 +1,4 @@
-"""As many sessions as may be: whoever wants one more is told so over each transport, and nothing of the attempt stays."""
+"""As many sessions as may be: who wants one more is told so over each transport, and nothing of the attempt stays."""
 
 from __future__ import annotations
 
