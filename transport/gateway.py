@@ -107,12 +107,14 @@ class Gateway:
                     )
                 )
                 face = BothEras(face, self._stateless[-1])
-            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
+            legacy = LegacySse(
+                runtime, name, upstream_transport=upstream_transport, options=sse_options, breaker=breaker
+            )
             faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
             self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
             if len(servers) == 1:
                 self._faces |= {f"/{path}": each for path, each in faces.items()}
-            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
+            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport, breaker=breaker)
             self._sockets[f"/servers/{name}/ws"] = socket_face
             if len(servers) == 1:
                 self._sockets["/ws"] = socket_face
