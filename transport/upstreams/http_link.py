@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 import structlog
 import trio
 
-from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
+from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, misanswered_id, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
-from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, read_terms, split_batch
+from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
@@ -38,6 +38,7 @@ from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
 from transport.upstreams.http_target import HttpTarget, write_head
+from transport.upstreams.unreadable import describe_unreadable, is_torn_answer, log_unreadable
 
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long as any header we would send
 _ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
@@ -221,8 +222,8 @@ class StreamableHttpLink:
         stream = EventStream(call.request_id, ticket=call.ticket)
         self._take_messages(call, stream, body, "")
         if not stream.settled:
-            detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            detail = describe_unreadable(stream.unreadable or "it answers something else", body)
+            self._refuse(call.ticket, Failure.UNREADABLE, detail)
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
@@ -271,6 +272,9 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
+        elif stream.torn and not stream.doubted and stream.about is not About.NOTHING:
+            stream.doubted = True
+            self._inbox.start_soon(self._doubt, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
         job.abandon()
@@ -283,9 +287,8 @@ class StreamableHttpLink:
         self._jobs.discard(call)
         if stream.settled or self._closed:
             return
-        if stream.malformed_last:
-            stream.settled = True
-            self._refuse(stream.ticket, Failure.REFUSED, "a malformed message came instead of the answer")
+        if stream.unreadable:
+            self._settle_unreadable(stream)
         elif stream.cursor and not call.opens:
             self._inbox.start_soon(self._resume, stream)
         else:
@@ -299,18 +302,30 @@ class StreamableHttpLink:
                 message = parse(raw)
             except InvalidMessage as error:
                 self._malformed += 1
-                stream.malformed_last = True
-                if is_power_of_two(self._malformed):
-                    origin = str(self._target.origin)
-                    _log.warning("upstream_message_malformed", upstream=origin, count=self._malformed, why=error.reason)
+                origin = self._target.origin
+                log_unreadable(_log, "upstream_message_malformed", raw, error, self._malformed, upstream=str(origin))
+                stream.unreadable, stream.torn = error.reason, is_torn_answer(raw)
+                if not stream.settled and misanswered_id(raw) == stream.about:
+                    self._settle_unreadable(stream)
                 continue
-            stream.malformed_last = False
+            stream.unreadable, stream.torn = "", False
             if message.kind is not Kind.RESPONSE:
                 self._inbox.received(message, about=stream.about, cursor=cursor)
             elif stream.settled or isinstance(stream.about, About):
                 self._stray += 1
             else:
                 self._take_answer(call, stream, message, cursor)
+
+    def _settle_unreadable(self, stream: EventStream) -> None:
+        stream.settled = True
+        self._refuse(stream.ticket, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
+
+    async def _doubt(self, job: CallJob | GetJob, stream: EventStream) -> None:
+        """End a call behind half an answer. A server that goes on behind that has told something else with it."""
+        await trio.sleep(self._limits.torn_seconds_max)
+        stream.doubted = False
+        if stream.torn and not stream.settled:
+            self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
 
     def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
         assert not isinstance(stream.about, About)

@@ -15,7 +15,18 @@ _RETRY_SECONDS_DEFAULT = 1.0  # what the python and TypeScript clients do
 class EventStream:
     """What a stream has said so far, and where to resume it."""
 
-    __slots__ = ("_parser", "_retry_seconds", "about", "cursor", "events", "malformed_last", "settled", "ticket")
+    __slots__ = (
+        "_parser",
+        "_retry_seconds",
+        "about",
+        "cursor",
+        "doubted",
+        "events",
+        "settled",
+        "ticket",
+        "torn",
+        "unreadable",
+    )
 
     def __init__(self, about: RequestId | About, *, ticket: int = 0, cursor: str = "") -> None:
         """Args:
@@ -28,7 +39,9 @@ class EventStream:
         self.cursor = cursor
         self.events = 0  # with data or an id: signs of life
         self.settled = False  # the request was answered, or given up
-        self.malformed_last = False
+        self.unreadable = ""  # why the newest message on it is none
+        self.torn = False  # ... and it may have been the answer
+        self.doubted = False  # a task watches whether it was
         self._retry_seconds = _RETRY_SECONDS_DEFAULT
         self._parser: Parser | None = None  # made when needed: most calls are answered by a plain document
 
