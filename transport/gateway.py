@@ -28,6 +28,7 @@ from transport.access_log import AccessLog
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
 from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.socket_conversation import WebSocketOptions
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
@@ -57,6 +58,7 @@ class Gateway:
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
         sse_options: LegacySseOptions = LegacySseOptions(),
+        socket_options: WebSocketOptions = WebSocketOptions(),
         stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
@@ -114,7 +116,9 @@ class Gateway:
             self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
             if len(servers) == 1:
                 self._faces |= {f"/{path}": each for path, each in faces.items()}
-            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport, breaker=breaker)
+            socket_face = WebSocketFace(
+                runtime, name, upstream_transport=upstream_transport, options=socket_options, breaker=breaker
+            )
             self._sockets[f"/servers/{name}/ws"] = socket_face
             if len(servers) == 1:
                 self._sockets["/ws"] = socket_face
