@@ -10,14 +10,13 @@ is ever posted twice.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Sequence
 
 import structlog
 import trio
 
-from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, misanswered_id, parse
+from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
@@ -37,8 +36,8 @@ from transport.upstreams.http_limits import HttpLimits, LinkStatistics
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, write_head
-from transport.upstreams.unreadable import describe_unreadable, is_torn_answer, log_unreadable
+from transport.upstreams.http_target import POST_HEADERS, HttpTarget, write_head
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long as any header we would send
 _ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
@@ -82,7 +81,7 @@ class StreamableHttpLink:
         self._stray = 0
         self._head = self._post_head(self._session_headers())
         # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
-        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = _declined_for_good
+        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = lambda *_: False
 
     def __repr__(self) -> str:
         return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
@@ -179,23 +178,15 @@ class StreamableHttpLink:
     # ---- heads ----
 
     def _post_head(self, session_headers: Sequence[tuple[str, str]]) -> bytes:
-        own = (
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json, text/event-stream"),
-            ("Accept-Encoding", "identity"),
-        )
-        return write_head("POST", self._target, (*self._headers, *own, *session_headers)) + b"Content-Length: "
+        return write_head("POST", self._target, (*self._headers, *POST_HEADERS, *session_headers)) + b"Content-Length: "
 
     def _post(self, body: bytes, head: bytes) -> bytes:
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
     def _session_headers(self) -> list[tuple[str, str]]:
-        headers = []
-        if self.established.upstream_session_id:
-            headers.append(("Mcp-Session-Id", self.established.upstream_session_id))
-        if self._version:
-            headers.append(("MCP-Protocol-Version", self._version))
-        return headers
+        session_id = self.established.upstream_session_id
+        headers = (("Mcp-Session-Id", session_id), ("MCP-Protocol-Version", self._version))
+        return [(name, value) for name, value in headers if value]
 
     def _submit_quietly(self, request: bytes, purpose: str) -> None:
         job = QuietJob(request, purpose, silence_seconds_max=self._limits.post_seconds_max)
@@ -280,20 +271,22 @@ class StreamableHttpLink:
         job.abandon()
         self._jobs.discard(job)
         if stream.about is not About.NOTHING and not stream.settled:
-            stream.settled = True
-            self._refuse(stream.ticket, failure, detail)
+            self._settle(stream, failure, detail)
+
+    def _settle(self, stream: EventStream, failure: Failure, detail: str) -> None:
+        stream.settled = True
+        self._refuse(stream.ticket, failure, detail)
 
     def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
         self._jobs.discard(call)
         if stream.settled or self._closed:
             return
         if stream.unreadable:
-            self._settle_unreadable(stream)
+            self._settle(stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
         elif stream.cursor and not call.opens:
             self._inbox.start_soon(self._resume, stream)
         else:
-            stream.settled = True
-            self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
+            self._settle(stream, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
 
     def _take_messages(self, call: CallJob | None, stream: EventStream, text: bytes, cursor: str) -> None:
         """Put the messages of one event, or of one JSON document, into the inbox."""
@@ -302,23 +295,17 @@ class StreamableHttpLink:
                 message = parse(raw)
             except InvalidMessage as error:
                 self._malformed += 1
-                origin = self._target.origin
-                log_unreadable(_log, "upstream_message_malformed", raw, error, self._malformed, upstream=str(origin))
-                stream.unreadable, stream.torn = error.reason, is_torn_answer(raw)
-                if not stream.settled and misanswered_id(raw) == stream.about:
-                    self._settle_unreadable(stream)
+                log_unreadable(_log, raw, error, self._malformed, upstream=str(self._target.origin))
+                if stream.misheard(raw, error.reason):
+                    self._settle(stream, Failure.UNREADABLE, describe_unreadable(error.reason))
                 continue
-            stream.unreadable, stream.torn = "", False
+            stream.heard()
             if message.kind is not Kind.RESPONSE:
                 self._inbox.received(message, about=stream.about, cursor=cursor)
             elif stream.settled or isinstance(stream.about, About):
                 self._stray += 1
             else:
                 self._take_answer(call, stream, message, cursor)
-
-    def _settle_unreadable(self, stream: EventStream) -> None:
-        stream.settled = True
-        self._refuse(stream.ticket, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
 
     async def _doubt(self, job: CallJob | GetJob, stream: EventStream) -> None:
         """End a call behind half an answer. A server that goes on behind that has told something else with it."""
@@ -409,11 +396,10 @@ class StreamableHttpLink:
             failures = 0 if get.opened else failures + 1
             why = self._why_not_again(get, failures, trio.current_time() - silent_since)
             if why:
-                stream.settled = True
-                self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
+                self._settle(stream, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
                 return
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
-            await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+            await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))
 
     def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
         if not get.opened and get.head is not None and not may_pass(get.head.status):
@@ -437,7 +423,7 @@ class StreamableHttpLink:
                 return
             failures = 0 if get.opened else failures + 1
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
-            await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+            await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))
 
     async def _release_in_time(self) -> None:
         await trio.sleep(self._limits.listen_head_seconds_max)
@@ -461,12 +447,3 @@ class StreamableHttpLink:
             self.close(end_session=False)
         else:
             _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=head.status)
-
-    def _backoff_seconds(self, failures: int) -> float:
-        """Double the pause with each failure; random, so that a thousand links do not come back at once."""
-        ceiling = min(self._limits.backoff_seconds_max, 2.0 ** min(failures, 16))
-        return ceiling * random.uniform(0.5, 1.0)
-
-
-def _declined_for_good(call: CallJob, head: ResponseHead, body: bytes) -> bool:
-    return False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actors.jsonrpc import RequestId
+from actors.jsonrpc import RequestId, misanswered_id
 from actors.link import About
 from transport.sse import Parser
+from transport.upstreams.unreadable import is_torn_answer
 
 _CURSOR_CHARS_MAX = 4096  # it is sent back in a header, and kept with the session
 _RETRY_SECONDS_DEFAULT = 1.0  # what the python and TypeScript clients do
@@ -48,6 +49,19 @@ class EventStream:
     def reconnected(self) -> None:
         """Begin with the bytes of another connection."""
         self._parser = None
+
+    def misheard(self, raw: bytes, why: str) -> bool:
+        """Take note of something that is no message.
+
+        Returns:
+          whether it was meant for the answer: it names the request.
+        """
+        self.unreadable, self.torn = why, is_torn_answer(raw)
+        return not self.settled and misanswered_id(raw) == self.about
+
+    def heard(self) -> None:
+        """Take note of a message: what was misheard before was not the answer."""
+        self.unreadable, self.torn = "", False
 
     def retry_seconds(self, limit_seconds: float) -> float:
         """How long the upstream wants to be left alone before the stream is resumed."""

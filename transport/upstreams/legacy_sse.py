@@ -98,13 +98,8 @@ class LegacySseConnector:
                 raise ConnectRejected("auth_gone", link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class LegacySseLink:
@@ -290,14 +285,7 @@ class LegacySseLink:
             message = parse(raw)
         except InvalidMessage as invalid:
             self._malformed += 1
-            log_unreadable(
-                _log,
-                "upstream_message_malformed",
-                raw,
-                invalid,
-                self._malformed,
-                upstream=str(self._target.origin),
-            )
+            log_unreadable(_log, raw, invalid, self._malformed, upstream=str(self._target.origin))
             ticket = self._in_flight.misanswered(raw)
             if ticket is not None:
                 self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))

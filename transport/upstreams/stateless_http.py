@@ -24,7 +24,7 @@ from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
-from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent, write_head
+from transport.upstreams.http_target import POST_HEADERS, HttpTarget, check_headers, default_user_agent, write_head
 from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall, answer_within
 from transport.upstreams.unreadable import describe_unreadable, is_torn_answer
 
@@ -96,12 +96,7 @@ class StatelessHttp:
 
 
 _CLIENT = dict(zip(("name", "version"), default_user_agent().split("/"), strict=True))
-_OWN_HEADERS = (
-    ("Content-Type", "application/json"),
-    ("Accept", "application/json, text/event-stream"),
-    ("Accept-Encoding", "identity"),
-    ("MCP-Protocol-Version", modern.REVISION),
-)
+_OWN_HEADERS = (*POST_HEADERS, ("MCP-Protocol-Version", modern.REVISION))
 
 
 class _CallJob(Job):

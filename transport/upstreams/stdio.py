@@ -105,7 +105,7 @@ class StdioConnector:
             link.close(end_session=True)
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
 
     async def open_fresh(self, inbox: Inbox) -> StdioLink:
@@ -130,11 +130,6 @@ class StdioConnector:
             )
         except OSError as error:
             raise ConnectFailed(f"cannot start {self.command[0]!r}: {error.strerror or error}") from None
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class _Line:
@@ -369,7 +364,7 @@ class StdioLink:
                 self._take_message(parse(raw))
             except InvalidMessage as invalid:
                 self._noise += 1
-                log_unreadable(self._log, "upstream_noise", raw, invalid, self._noise)
+                log_unreadable(self._log, raw, invalid, self._noise, "upstream_noise")
                 ticket = self._in_flight.misanswered(raw)
                 if ticket is not None:
                     self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))

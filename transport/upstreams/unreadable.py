@@ -21,7 +21,9 @@ _SHOWN_BYTES = 100
 _JSON_BEGINS = (b"{", b"[", b'"')
 
 
-def log_unreadable(log: Any, event: str, raw: bytes, why: InvalidMessage, count: int, **facts: object) -> None:
+def log_unreadable(
+    log: Any, raw: bytes, why: InvalidMessage, count: int, event: str = "upstream_message_malformed", **facts: object
+) -> None:
     """Log something that is no message, if it is the 1st, 2nd, 4th, 8th, ... of its link.
 
     Args:

@@ -122,13 +122,8 @@ class WebSocketConnector:
             link.close(end_session=True)
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class _Lost(Exception):
@@ -358,7 +353,7 @@ class WebSocketLink:
                 self._take_message(parse(each))
             except InvalidMessage as invalid:
                 self._malformed += 1
-                log_unreadable(self._log, "upstream_noise", each, invalid, self._malformed)
+                log_unreadable(self._log, each, invalid, self._malformed, "upstream_noise")
                 ticket = self._in_flight.misanswered(each)
                 if ticket is not None:
                     self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))
