@@ -20,6 +20,8 @@ import attrs
 from actors.jsonrpc import Message, RequestId
 
 if TYPE_CHECKING:
+    import trio
+
     from actors.state import SessionState
 
 
@@ -98,8 +100,13 @@ class Link(Protocol):
         """Tell the other side, in its own protocol, that the answer to a sent request is not wanted any more."""
         ...
 
-    def listen(self) -> None:
-        """Start taking what the other side says unasked, where that needs asking (HTTP: its GET stream)."""
+    def listen(self) -> trio.Event | None:
+        """Start taking what the other side says unasked, where that needs asking (HTTP: its GET stream).
+
+        Returns:
+          what is set once the other side can be heard, or is known not to speak unasked; None: there is nothing to
+          wait for.
+        """
         ...
 
     def close(self, *, end_session: bool) -> None:

@@ -15,7 +15,17 @@ _RETRY_SECONDS_DEFAULT = 1.0  # what the python and TypeScript clients do
 class EventStream:
     """What a stream has said so far, and where to resume it."""
 
-    __slots__ = ("_parser", "_retry_seconds", "about", "cursor", "events", "malformed_last", "settled", "ticket")
+    __slots__ = (
+        "_parser",
+        "_retry_seconds",
+        "about",
+        "cursor",
+        "events",
+        "malformed_last",
+        "messages",
+        "settled",
+        "ticket",
+    )
 
     def __init__(self, about: RequestId | About, *, ticket: int = 0, cursor: str = "") -> None:
         """Args:
@@ -27,10 +37,17 @@ class EventStream:
         self.ticket = ticket
         self.cursor = cursor
         self.events = 0  # with data or an id: signs of life
+        self.messages = 0  # with data: news
         self.settled = False  # the request was answered, or given up
         self.malformed_last = False
         self._retry_seconds = _RETRY_SECONDS_DEFAULT
         self._parser: Parser | None = None  # made when needed: most calls are answered by a plain document
+
+    def again(self) -> EventStream:
+        """The same stream as another connection will hear it, behind the last event of this one."""
+        stream = EventStream(self.about, ticket=self.ticket, cursor=self.cursor)
+        stream._retry_seconds = self._retry_seconds
+        return stream
 
     def reconnected(self) -> None:
         """Begin with the bytes of another connection."""
@@ -57,4 +74,5 @@ class EventStream:
             data = (event.data or b"") if event.name == "message" else b""  # other events are not the protocol's
             if id or data:
                 self.events += 1
+                self.messages += bool(data)
                 yield data, id
