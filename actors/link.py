@@ -104,8 +104,8 @@ class Link(Protocol):
         """Start taking what the other side says unasked, where that needs asking (HTTP: its GET stream).
 
         Returns:
-          what is set once the other side can be heard, or is known not to speak unasked; None: there is nothing to
-          wait for.
+          what is set once the other side can be heard, or is known not to speak unasked, or the link is closed; None:
+          there is nothing to wait for.
         """
         ...
 
