@@ -134,7 +134,11 @@ class Inbox(Protocol):
         ...
 
     def cursor_moved(self, about: RequestId | About, cursor: str) -> None:
-        """Note the other side's event id where it came without a message (a priming event)."""
+        """Note the other side's event id where it came without a message (a priming event).
+
+        Args:
+          cursor: "" where the stream is not to be resumed after it: then about a call only, as a sign of life.
+        """
         ...
 
     def delivered(self, ticket: int) -> None:

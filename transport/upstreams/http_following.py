@@ -64,6 +64,7 @@ class Following:
         self._draw_chance = draw_chance
         self._looks = 0  # in a row that brought no message
         self._may_look = True
+        self._heard_nothing = False  # on the last connection
         self._gave_up = False  # the last connection, for the next one
         self._failures = 0  # in a row
         self._silent_since = trio.current_time()
@@ -79,8 +80,9 @@ class Following:
         if not self._gave_up:
             self._looks, self._may_look = 0, True
         self._gave_up = False
-        is_resumed = bool(self.stream.cursor)
-        began, events_before = trio.current_time(), self.stream.events
+        began = trio.current_time()
+        self.stream = self.stream.again(in_turn=self._heard_nothing)
+        is_resumed = bool(self.stream.ask_behind)
         get = self._asking.begin(self.stream)
         try:
             while not get.ended.is_set():
@@ -93,12 +95,15 @@ class Following:
                     get = await self._look_again(get)
         finally:
             self._asking.end(get)
-        is_kept = self._gave_up or trio.current_time() - began >= _HELD_SECONDS
-        if get.stream is not self.stream or get.stream.events > events_before or (get.opened and is_kept):
-            self._silent_since = trio.current_time()
-        self.stream = get.stream
-        self._failures = 0 if get.opened else self._failures + 1
+        self._take_stock(get, trio.current_time() - began)
         return get
+
+    def _take_stock(self, get: GetJob, seconds: float) -> None:
+        self.stream = get.stream
+        self._heard_nothing = not (get.stream.messages or self._gave_up)
+        if get.stream.events or (get.opened and (self._gave_up or seconds >= _HELD_SECONDS)):
+            self._silent_since = trio.current_time()
+        self._failures = 0 if get.opened else self._failures + 1
 
     async def until_settled(self) -> str:
         """Ask for the stream until the answer was on it.
@@ -122,7 +127,7 @@ class Following:
         await trio.sleep(seconds if get.opened else max(seconds, self._backoff_seconds()))
 
     def _why_no_more(self, get: GetJob) -> str:
-        if get.refusal is not None:
+        if get.refusal is not None and not get.stream.may_take_turns:
             return describe(get.refusal, get.body)
         if self._failures > self._limits.resume_tries_max:
             return get.detail or (describe(get.head, get.body) if get.head is not None else "no answer")

@@ -4,8 +4,8 @@ Every message is a POST of its own bytes; what comes back, as one JSON document 
 session's inbox as it is. An idle link is a few objects: no task, no connection. Tasks are asked for only to resume
 streams that ended early, and to listen.
 
-A stream that ends before the answer is resumed by GET with `Last-Event-ID`, if the upstream gave an event id. Nothing
-is ever posted twice.
+A stream that ends before the answer is resumed by GET with `Last-Event-ID`, if the upstream gave an event id
+(`http_following.py`). Nothing is ever posted twice.
 """
 
 from __future__ import annotations
@@ -114,9 +114,8 @@ class StreamableHttpLink:
                 body_bytes_max=self._limits.body_bytes_max,
             )
         else:
-            job = PostJob(
-                self, self._requests.post(message.raw), ticket, silence_seconds_max=self._limits.post_seconds_max
-            )
+            silence = self._limits.post_seconds_max
+            job = PostJob(self, self._requests.post(message.raw), ticket, silence_seconds_max=silence)
         self._jobs.add(job)
         if self._held is None:
             self._pool.submit(self._target.origin, job)
@@ -130,8 +129,7 @@ class StreamableHttpLink:
         for job in self._jobs:
             if isinstance(job, CallJob) and job.request_id == request_id:
                 job.hurry(self._limits.cancelled_seconds_max)
-        if request_id in self._resuming:
-            scope = self._resuming[request_id]
+        if (scope := self._resuming.get(request_id)) is not None:
             scope.deadline = min(scope.deadline, trio.current_time() + self._limits.cancelled_seconds_max)
 
     def listen(self) -> trio.Event | None:
@@ -200,8 +198,7 @@ class StreamableHttpLink:
             if not (call.opens and self.opening_declined(call, head, body)):
                 self.decline(call, head, body)
         elif not body.strip():
-            detail = f"HTTP {head.status} without an answer to a request"
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            self._refuse(call.ticket, Failure.REFUSED, f"HTTP {head.status} without an answer to a request")
         else:
             call.head = head
             self._read_document(call, body)
@@ -256,7 +253,7 @@ class StreamableHttpLink:
             for text, cursor in stream.feed(data):
                 if text:
                     self._take_messages(job if isinstance(job, CallJob) else None, stream, text, cursor)
-                elif not self._closed:
+                elif not self._closed and (cursor or stream.about is not About.NOTHING):  # without: a sign of life
                     self._inbox.cursor_moved(stream.about, cursor)
                 if self._closed:
                     return
@@ -352,7 +349,7 @@ class StreamableHttpLink:
         self, stream: EventStream, *, silence_seconds_max: float, headed: Callable[[], None] | None = None
     ) -> GetJob:
         """Ask for a stream. It ends by itself, or is closed by the pool's sweeper, or by `_end_get`."""
-        request = self._requests.get(stream.cursor)
+        request = self._requests.get(stream.ask_behind)
         get = GetJob(self, request, stream, silence_seconds_max=silence_seconds_max, headed=headed)
         self._jobs.add(get)
         self._pool.submit(self._target.origin, get)
@@ -384,11 +381,10 @@ class StreamableHttpLink:
         405 is the protocol's way to say that there is no such stream; servers without a GET route say 404. So only a
         body that speaks of the session counts as its loss: else a session would be re-opened over and over.
         """
-        silence_seconds_max = self._limits.listen_silence_seconds_max
-        begin = partial(self._begin_get, silence_seconds_max=silence_seconds_max, headed=self._release)
+        limits = self._limits
+        begin = partial(self._begin_get, silence_seconds_max=limits.listen_silence_seconds_max, headed=self._release)
         stream = EventStream(About.NOTHING, cursor=self._standalone_cursor)
-        looks_max = self._limits.listen_looks_max
-        following = Following(stream, Asking(begin, self._end_get), self._limits, looks_max=looks_max)
+        following = Following(stream, Asking(begin, self._end_get), limits, looks_max=limits.listen_looks_max)
         while True:
             get = await following.until_end()
             if self._closed:

@@ -7,6 +7,7 @@ One stream: that of the call `CALL`, or its own. How it treats a second GET besi
 from __future__ import annotations
 
 import enum
+import math
 
 import trio
 
@@ -34,6 +35,8 @@ class StoringUpstream:
         """
         self._second = second
         self._refusal = refusal
+        self.forgets_before = 0  # of events with a lower number it knows nothing: whoever asks has an empty stream
+        self.closes_after_seconds = math.inf  # it ends its streams, as polling servers do
         self._stored: list[bytes] = []  # an event's id is its number, from 1
         self._live: list[Caller] = []
         self.said_at: dict[int, list[bytes]] = {}  # in the window of that GET, from 1
@@ -79,6 +82,9 @@ class StoringUpstream:
             await caller.answer(409)
         elif self._live and self._second is Second.HAS_NO_HEAD:
             await caller.wait_closed_by_peer()
+        elif cursor and int(cursor) < self.forgets_before:
+            await caller.open_stream()
+            await caller.end_stream()
         else:
             await self._stream(caller, int(cursor or len(self._stored)), number)
 
@@ -95,6 +101,10 @@ class StoringUpstream:
         if self._second is Second.TAKES_OVER:
             self._live.clear()
         self._live.append(caller)
-        await caller.wait_closed_by_peer()
+        await caller.event(b"", id=self._store(b""))  # its id is behind what fell into the window, as the Python SDK's
+        with trio.move_on_after(self.closes_after_seconds) as waited:
+            await caller.wait_closed_by_peer()
         if caller in self._live:
             self._live.remove(caller)
+        if waited.cancelled_caught:
+            await caller.end_stream()

@@ -18,7 +18,7 @@ from actors import jsonrpc
 from actors.jsonrpc import Message
 from actors.link import Failure
 from tests.transport.upstreams.bed import ANSWER, CALL, TICKET, Bed, bed, handshake
-from tests.transport.upstreams.recording_inbox import Received, Refused
+from tests.transport.upstreams.recording_inbox import CursorMoved, Received, Refused
 from tests.transport.upstreams.storing_upstream import Second, StoringUpstream
 from transport.upstreams.http_jobs import GetJob
 from transport.upstreams.http_limits import HttpLimits
@@ -90,6 +90,42 @@ async def test_what_falls_into_the_window_of_a_look_is_heard_with_the_next(
     async with calling(upstream) as (bench, _):
         await trio.sleep(60)
         assert heard(bench) == [PROGRESS, ANSWER]
+
+
+async def test_what_fell_into_the_window_of_a_stream_that_ended_is_heard_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    """The id with which the server went on live is behind what it had lost by then."""
+    upstream = StoringUpstream()
+    upstream.closes_after_seconds = 0.5
+    upstream.said_at[1] = [ANSWER.raw]
+    async with calling(upstream) as (bench, _):
+        await trio.sleep(10)
+        assert heard(bench) == [ANSWER]
+
+
+async def test_id_that_a_resumed_stream_begins_with_is_not_kept(autojump_clock: MockClock) -> None:
+    """Else a gateway that is restarted now would go on behind what was lost."""
+    upstream = StoringUpstream()
+    async with calling(upstream) as (bench, _):
+        await trio.sleep(1)
+        await upstream.say(PROGRESS)
+        await trio.sleep(1)
+        moves = [entry for entry in bench.inbox.entries if isinstance(entry, CursorMoved)]
+        assert moves == [CursorMoved(1, "1"), CursorMoved(1, "")], "the second is a sign of life"
+        assert bench.inbox.entries[-1] == Received(PROGRESS, about=1, cursor="3")
+
+
+async def test_server_that_forgets_old_events_is_asked_behind_its_newest(autojump_clock: MockClock) -> None:
+    upstream = StoringUpstream()
+    upstream.closes_after_seconds = 0.5
+    async with calling(upstream) as (bench, _):
+        upstream.forgets_before = 2
+        await trio.sleep(30)
+        await upstream.say(ANSWER)
+        await trio.sleep(5)
+        assert heard(bench)[-1:] == [ANSWER]
+        assert refused(bench) == []
 
 
 # ---- servers that are merely slow ----
