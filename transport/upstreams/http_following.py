@@ -18,7 +18,6 @@ What servers make of the second GET decides what comes of the first:
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 
 import attrs
@@ -44,15 +43,7 @@ class Asking:
 class Following:
     """Follows one stream of an upstream, over as many connections as it takes."""
 
-    def __init__(
-        self,
-        stream: EventStream,
-        asking: Asking,
-        limits: HttpLimits,
-        *,
-        looks_max: float,
-        draw_chance: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, stream: EventStream, asking: Asking, limits: HttpLimits, *, looks_max: float) -> None:
         """Args:
         stream: what has been heard so far.
         looks_max: how often a resumed connection is looked at while it stays silent.
@@ -61,7 +52,6 @@ class Following:
         self._asking = asking
         self._limits = limits
         self._looks_max = looks_max
-        self._draw_chance = draw_chance
         self._looks = 0  # in a row that brought no message
         self._may_look = True
         self._heard_nothing = False  # on the last connection
@@ -124,7 +114,7 @@ class Following:
     async def pause(self, get: GetJob) -> None:
         """Wait for as long as the upstream wants to be left alone; longer with each failure in a row."""
         seconds = self.stream.retry_seconds(self._limits.retry_seconds_max)
-        await trio.sleep(seconds if get.opened else max(seconds, self._backoff_seconds()))
+        await trio.sleep(seconds if get.opened else max(seconds, self._limits.backoff_seconds(self._failures)))
 
     def _why_no_more(self, get: GetJob) -> str:
         if get.refusal is not None and not get.stream.may_take_turns:
@@ -169,12 +159,6 @@ class Following:
         return get
 
     def _look_pause_seconds(self) -> float:
-        """Double the pause with each look that brings nothing; random, so that a thousand do not look at once."""
         if not self._may_look or self._looks >= self._looks_max:
             return math.inf
-        ceiling = min(self._limits.look_seconds_max, self._limits.look_first_seconds * 2.0 ** min(self._looks, 16))
-        return ceiling * (0.5 + 0.5 * self._draw_chance())
-
-    def _backoff_seconds(self) -> float:
-        ceiling = min(self._limits.backoff_seconds_max, 2.0 ** min(self._failures, 16))
-        return ceiling * (0.5 + 0.5 * self._draw_chance())
+        return self._limits.look_pause_seconds(self._looks)

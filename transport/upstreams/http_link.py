@@ -83,7 +83,7 @@ class StreamableHttpLink:
         self._malformed = 0
         self._stray = 0
         # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
-        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = _declined_for_good
+        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = lambda *_: False
 
     def __repr__(self) -> str:
         return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
@@ -371,7 +371,8 @@ class StreamableHttpLink:
                     await trio.sleep(stream.retry_seconds(self._limits.retry_seconds_max))
                 why = await following.until_settled()
             finally:
-                del self._resuming[stream.about]
+                if self._resuming.get(stream.about) is scope:  # else its id was given to another call meanwhile
+                    del self._resuming[stream.about]
             if why:
                 self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
 
@@ -443,7 +444,3 @@ class StreamableHttpLink:
 
     def _is_in_flight(self) -> bool:
         return bool(self._resuming) or any(map(is_in_flight, self._jobs))
-
-
-def _declined_for_good(call: CallJob, head: ResponseHead, body: bytes) -> bool:
-    return False

@@ -244,6 +244,20 @@ async def test_without_rivals_both_streams_are_heard(
 # ---- the end ----
 
 
+async def test_id_of_an_answered_call_may_be_given_to_the_next(autojump_clock: MockClock) -> None:
+    """The stream of the first is open for some seconds after its answer."""
+    upstream = StoringUpstream()
+    async with calling(upstream) as (bench, link):
+        await upstream.say(ANSWER)
+        await trio.sleep(0.1)
+        link.send(CALL, TICKET + 1)
+        await trio.sleep(30)
+        await upstream.say(ANSWER)
+        await trio.sleep(30)
+        assert heard(bench) == [ANSWER, ANSWER]
+        link.cancel(1, "nothing is left of it")
+
+
 async def test_cancelled_call_is_followed_for_a_while_only(autojump_clock: MockClock) -> None:
     upstream = StoringUpstream()
     async with calling(upstream) as (bench, link):
