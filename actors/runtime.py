@@ -34,7 +34,7 @@ from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.codec import Codec
 from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
-from persistence.opening import open_store
+from persistence.opening import open_store, shown_url
 from persistence.presence import Tended, keep_tending
 from persistence.resealing import Resealable, marked
 from persistence.store import Store, StoreFull
@@ -372,7 +372,7 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
             raise
         return primary
 
-    name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
+    name = shown_url(store) if isinstance(store, str) else store.url
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
 
 

@@ -26,7 +26,7 @@ from persistence.ballast import Ballast
 from persistence.canary import CANARY
 from persistence.codec import Codec
 from persistence.leases import Held, Lease, LeaseTable
-from persistence.partitions import PARTITIONS, partitions_of
+from persistence.partitions import PARTITIONS
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.resealing import Resealed, SealedWith
 from persistence.shown import shown_id
@@ -76,7 +76,7 @@ class SqliteStore:
         """Open the store at `path`, or make it, with the directories above.
 
         Args:
-          pages_max: how large the file may grow, in pages of 4 KiB; beyond it the store is full.
+          pages_max: how large the file may grow, in the file's own pages; beyond it the store is full.
           tombstones_max: how many ended sessions are remembered; the oldest are forgotten first.
 
         Raises:
@@ -223,7 +223,7 @@ class _Database:
     ) -> None:
         rows = len(snapshots) + len(entries) + len(batch.trims) + len(batch.tombstones)
         # In memory, because nobody else can change them: this process has the file to itself.
-        self.leases.check(partitions_of(batch), batch.fence)
+        self.leases.check_batch(batch)
         self.room.admit(rows, size, adds=bool(snapshots or entries))
         before = self._connection.rows_changed
         with self._connection.transaction():
