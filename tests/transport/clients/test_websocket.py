@@ -390,6 +390,32 @@ async def test_call_in_progress_at_a_kill_ends_with_an_error_on_the_next_connect
         assert len(upstream.sent("held")) == 1
 
 
+async def test_greeting_names_events_by_the_ids_that_they_were_given_whichever_process_gave_them(
+    autojump_clock: MockClock,
+) -> None:
+    # Over such a store each process gives ids of its own epoch; those of what was durable stay good.
+    disk = MemoryStore()
+    async with open_world(disk=disk, store_outage="degrade") as world:
+        face = face_of(world)
+        async with opened(face, WITH_IDS) as socket:
+            world.link.say("seen")
+            seen = (await socket.told(3))[2]["event_id"]
+            session_id = socket.messages[0]["session_id"]
+            socket.leave()
+            await wait_all_tasks_blocked()
+        world.link.say("missed")
+        await wait_all_tasks_blocked()
+    async with open_world(disk=disk, store_outage="degrade") as world:
+        face = face_of(world)
+        async with served(face, back(session_id, seen)) as again:
+            greeting, missed = await again.told(2)
+            assert greeting["event_id"] == seen
+            assert greeting["last_event_id"] == missed["event_id"]
+        async with served(face, back(session_id, greeting["last_event_id"])) as once_more:
+            await wait_all_tasks_blocked()
+            assert len(once_more.sent) == 1, "the greeting alone: it has all that there is"
+
+
 async def test_crash_of_the_session_is_not_felt_by_its_client(autojump_clock: MockClock) -> None:
     async with open_world() as world, opened(face_of(world), WITH_IDS) as socket:
         session_id = socket.messages[0]["session_id"]
@@ -495,6 +521,34 @@ async def test_draining_ends_idle_connections_at_once_and_busy_ones_behind_their
             late = FakeSocket()
             await face.serve(late, ANONYMOUS)
             assert late.status == 503
+
+
+async def test_draining_waits_for_the_answer_to_an_opening(autojump_clock: MockClock) -> None:
+    upstream = FakeUpstream()
+    upstream.connect_seconds = 2.0
+    async with open_world(upstream) as world:
+        face = face_of(world)
+        async with served(face, FakeSocket()) as socket:
+            socket.say(INITIALIZE)
+            await trio.sleep(1.0)
+            world.runtime.registry.drain()
+            face.drain()
+            assert await socket.wait_closed() == 1012
+            assert socket.messages == [WELCOME], "the session is there to come back to"
+
+
+async def test_opening_that_outlasts_the_grace_is_refused_before_its_connection_ends(autojump_clock: MockClock) -> None:
+    upstream = FakeUpstream()
+    upstream.connect_seconds = 20.0
+    async with open_world(upstream) as world:
+        face = face_of(world)
+        async with served(face, FakeSocket()) as socket:
+            socket.say(INITIALIZE)
+            await trio.sleep(1.0)
+            face.drain()
+            await world.runtime.registry.stop_actors()
+            assert await socket.wait_closed() == 1012
+            assert error_codes(socket.messages) == [(0, jsonrpc.UPSTREAM_UNAVAILABLE)]
 
 
 async def test_client_that_goes_away_ends_its_connection_and_never_its_call(autojump_clock: MockClock) -> None:
