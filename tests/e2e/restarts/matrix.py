@@ -7,7 +7,7 @@ sessions come back at once. A case by itself: `E2E_RESTARTS_CASE="long call/in p
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
 import trio
@@ -55,10 +55,19 @@ class Case:
         self.stage.arrived.set()
 
 
-def all_cases(journal: Journal, only: str = "", *, patience_seconds: float = DEADLINE_SECONDS) -> list[Case]:
-    """Make a case for each point of each flow, or the one of that name."""
+def all_cases(
+    journal: Journal,
+    only: str = "",
+    *,
+    without: Collection[str] = (),
+    patience_seconds: float = DEADLINE_SECONDS,
+) -> list[Case]:
+    """Make a case for each point of each flow (but those `without`), or the one of that name."""
     cases = [
-        Case(name, Stage(journal, point, patience_seconds)) for name, flow in FLOWS.items() for point in flow.points
+        Case(name, Stage(journal, point, patience_seconds))
+        for name, flow in FLOWS.items()
+        for point in flow.points
+        if name not in without
     ]
     return [case for case in cases if only in ("", case.name)]
 

@@ -114,7 +114,7 @@ def test_failure_claimed_of_what_ran_is_found() -> None:
 @pytest.mark.parametrize("second", [EVENT, EventId(1, 7, 0), EventId(1, 6, 9), EventId(2, 7, 2)])
 def test_events_repeated_out_of_order_or_of_another_stream_are_found(second: EventId) -> None:
     assert len(judged(ANSWERED, events=[EVENT, second])) == 1
-    own = violations(Transcript(own_stream=[EVENT, second]), {}, Circumstances(False, False, False), {})
+    own = violations(Transcript(own_streams=[[EVENT, second]]), {}, Circumstances(False, False, False), {})
     assert len(own) == 1
 
 

@@ -85,7 +85,7 @@ class Transcript:
     """One case: all that was asked, and what else was heard or missed."""
 
     asked: list[Asked] = attrs.field(factory=list)
-    own_stream: list[EventId] = attrs.field(factory=list)
+    own_streams: list[list[EventId]] = attrs.field(factory=list)  # of each session that it opened, its own stream
     missing: list[str] = attrs.field(factory=list)  # what was awaited and did not come
     wrong: list[str] = attrs.field(factory=list)  # what came and should not have
 
@@ -107,7 +107,8 @@ def violations(
 ) -> list[str]:
     """Name every broken rule; an empty list is a case that keeps them all."""
     found = [f"silence: {text}" for text in transcript.missing] + list(transcript.wrong)
-    found += (f"the session's own stream: {text}" for text in _disorder(transcript.own_stream))
+    for events in transcript.own_streams:
+        found += (f"the session's own stream: {text}" for text in _disorder(events))
     for asked in transcript.asked:
         broken = [
             *_broken_end(asked, circumstances),
@@ -143,7 +144,7 @@ def _allowed(asked: Asked, circumstances: Circumstances) -> set[Kind]:
         allowed.add(Kind.DENIED)
     if asked.cancelled:
         allowed.add(Kind.WITHDRAWN)
-    if circumstances.killed and not asked.events and not asked.after:
+    if circumstances.killed and not asked.events and not asked.heard and not asked.after:
         allowed.add(Kind.BROKEN)
     return allowed
 
