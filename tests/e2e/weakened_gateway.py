@@ -1,13 +1,14 @@
 """`outlast serve`, weakened on purpose: for scenarios that need a slow disk, and for their controls.
 
     python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--no-owners] [--forget-calls] [--run-again]
-        serve ...
+        [--forget-places] serve ...
 
 --slow-commits makes every commit take longer than a client needs to read an answer: whoever kills the process
 then, kills it in the moment that matters. --open-gate lets answers out before they are kept: with both, the
 history checker must find what was lost. --no-owners makes all principals one: who looks for other people's sessions
 must find them. --forget-calls says nothing of calls that cannot go on, --run-again sends calls again that were lost
-with their upstream: the matrix of restarts must find both.
+with their upstream, --forget-places sends whoever comes back all of the session's stream: the matrix of restarts must
+find each.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from msgspec.structs import replace
 import actors.decide
 import actors.runtime
 from actors import messages as say
-from actors.ids import Principal
+from actors.handle import Reading, SessionHandle
+from actors.ids import STANDALONE_STREAM, EventId, Principal
 from actors.link import Failure
 from actors.turn import Turn
 from outlast.cli import main
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from tests.e2e.gateway import FORGET_CALLS, NO_OWNERS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
+from tests.e2e.gateway import FORGET_CALLS, FORGET_PLACES, NO_OWNERS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
 
 COMMIT_SECONDS = 0.15
 
@@ -71,12 +73,26 @@ def run_again() -> None:
     actors.decide._DECISIONS[say.Refused] = unsend
 
 
+def forget_places() -> None:
+    """Let whoever reads a session's own stream begin at its start, whatever they have."""
+    read = SessionHandle.read
+
+    async def read_all(
+        self: SessionHandle, after: EventId | None, *, stream: int = STANDALONE_STREAM, unshown: bool = False
+    ) -> Reading:
+        is_own = (stream if after is None else after.stream) == STANDALONE_STREAM
+        return await (read(self, None) if is_own else read(self, after, stream=stream))
+
+    SessionHandle.read = read_all  # type: ignore[method-assign]
+
+
 WEAKENINGS = {
     SLOW_COMMITS: slow_down_commits,
     OPEN_GATE: open_gate,
     NO_OWNERS: forget_owners,
     FORGET_CALLS: forget_calls,
     RUN_AGAIN: run_again,
+    FORGET_PLACES: forget_places,
 }
 
 if __name__ == "__main__":

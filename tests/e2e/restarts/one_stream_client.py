@@ -4,6 +4,10 @@ That is HTTP+SSE of 2024-11-05 and WebSocket. When its stream breaks it asks for
 of that transport to, and goes on behind the last event it has. Every event id is noted for the judge; what is sent
 again where it should not be shows there. How messages and the stream travel is a subclass' matter.
 
+One that keeps no ids comes back with its session's alone, and is promised less: it gets what nobody was sent yet, and
+where its connection broke, perhaps what it heard last once more. It tells the one from the other by a ping: what comes
+before the ping's answer, and begins as what it had ends, it has had.
+
 Such a client always listens: a server's loss may be noticed while a request of it is on its way.
 """
 
@@ -35,15 +39,33 @@ class Event:
     message: Json
 
 
+@attrs.frozen(eq=False)
+class _Return:
+    """A client without ids is coming back."""
+
+    barrier: Asked
+    has_broken: bool  # the connection before; it was not ended in order
+    came: list[Json] = attrs.field(factory=list)
+
+
 class OneStreamClient(Client):
     """One client, and the stream of its session."""
 
     # The flows that cannot be had over this transport; each subclass says why.
     WITHOUT: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, nursery: trio.Nursery, stage: Stage, transcript: Transcript, *, revision: str = LATEST) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        stage: Stage,
+        transcript: Transcript,
+        *,
+        revision: str = LATEST,
+        keeps_ids: bool = True,
+    ) -> None:
         super().__init__(nursery, stage, transcript, revision=revision)
         self.listens = True
+        self.keeps_ids = keeps_ids
         self.is_connected = False
         self.session_id = ""
         self.events: list[Event] = []  # of the present session, as they came for the first time
@@ -52,6 +74,8 @@ class OneStreamClient(Client):
         self._connection = trio.CancelScope()  # the present connection of it
         self._to_come_again: deque[Event] = deque()
         self._replayed: Asked | None = None
+        self._had: list[Json] = []  # without ids: all that came
+        self._returning: _Return | None = None
 
     # ---- what can be asked ----
 
@@ -61,6 +85,8 @@ class OneStreamClient(Client):
         self.is_connected = False
         self.session_id = ""
         self.events = []
+        self._had = []
+        self._returning = None
         self._forget_place()
         self.transcript.own_streams.append([])
         asked = Asked("initialize")
@@ -87,6 +113,8 @@ class OneStreamClient(Client):
 
     async def replay(self, asked: Asked) -> None:
         """Come back with the id of the session's first event: all that followed is to be sent again, as it was."""
+        if not self.keeps_ids:
+            return
         self._replayed = asked
         self._to_come_again = deque(self.events[1:])
         self._go_back_to(self.events[0].id)
@@ -135,6 +163,38 @@ class OneStreamClient(Client):
         except InvalidEventId:
             self.transcript.wrong.append(f"{event.id!r} is no event id of this session")
         self._take_message(event.message)
+
+    def _begin_return(self, *, has_broken: bool) -> None:
+        """Without ids: find out what of the things to come is new."""
+        message = self.request("ping", {})
+        barrier = Asked("barrier", after=True, request_id=message["id"])
+        self._returning = _Return(barrier, has_broken)
+        self._nursery.start_soon(self._converse, barrier, message)
+
+    def _take_nameless(self, message: Json) -> None:
+        """Take a message whose event has no id, or one that is not kept."""
+        returning = self._returning
+        if returning is None:
+            self._had.append(message)
+            self._take_message(message)
+            return
+        is_barrier = "method" not in message and message.get("id") == returning.barrier.request_id
+        if is_barrier and self._may_be_tried_again(returning.barrier, message):
+            self._take_message(message)
+            return
+        returning.came.append(message)
+        if is_barrier:
+            self._end_return(returning)
+
+    def _end_return(self, returning: _Return) -> None:
+        self._returning = None
+        came, again = returning.came, 0
+        if returning.has_broken:
+            longest = min(len(came), len(self._had))
+            again = next((count for count in range(longest, 0, -1) if came[:count] == self._had[-count:]), 0)
+        for message in came[again:]:
+            self._take_nameless(message)
+        self.is_connected = True
 
     def _compare(self, event: Event) -> None:
         expected = self._to_come_again.popleft()

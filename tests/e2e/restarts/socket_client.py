@@ -1,8 +1,9 @@
-"""The matrix's client over WebSocket (`mcp.outlast.v1`): what it says and hears goes over one connection.
+"""The matrix's client over WebSocket: what it says and hears goes over one connection.
 
-It comes back with its session's id and that of the last event it has, and takes the gateway at its word about what it
-does not hear (docs/protocol.md, "WebSocket"): when all is there that was kept, a request which is neither answered nor
-in progress is not going to be. Nothing confirms a notification: a ping behind it tells that it was not refused.
+In `mcp.outlast.v1` it comes back with its session's id and that of the last event it has, and takes the gateway at its
+word about what it does not hear (docs/protocol.md, "WebSocket"): when all is there that was kept, a request which is
+neither answered nor in progress is not going to be. In `mcp` it has nothing but the session's id, from the upgrade.
+Nothing confirms a notification: a ping behind it tells that it was not refused.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from tests.e2e.restarts.one_stream_client import RETRY_SECONDS, Event, OneStream
 from tests.e2e.restarts.stage import Stage
 from tests.e2e.restarts.streamable_client import refusal
 from tests.e2e.restarts.transcript import Asked, Due, Ending, Kind, Transcript
-from tests.e2e.socket_client import WITH_IDS, SocketClient, connect
+from tests.e2e.socket_client import PLAIN, WITH_IDS, SocketClient, connect
 from tests.e2e.waiting import wait_until
 
 _SESSION_GONE = 4404
-_COME_BACK = frozenset({1006, 1012, 1013})  # broken; the gateway stops; the store or the upstream is away
+_BROKEN = 1006
+_COME_BACK = frozenset({_BROKEN, 1012, 1013})  # ...; the gateway stops; the store or the upstream is away
 
 
 class WebSocketClient(OneStreamClient):
@@ -36,9 +38,22 @@ class WebSocketClient(OneStreamClient):
     WITHOUT: ClassVar[frozenset[str]] = frozenset({"batch"})  # a message has no array
 
     def __init__(
-        self, nursery: trio.Nursery, stage: Stage, transcript: Transcript, *, gateway: Gateway, revision: str = LATEST
+        self,
+        nursery: trio.Nursery,
+        stage: Stage,
+        transcript: Transcript,
+        *,
+        gateway: Gateway,
+        revision: str = LATEST,
+        keeps_ids: bool = True,
     ) -> None:
-        super().__init__(nursery, stage, transcript, revision=revision)
+        """Make a client.
+
+        Args:
+          keeps_ids: it offers `mcp.outlast.v1`; else it speaks `mcp`, in which nothing has an id, and nothing tells it
+            that a request was lost in the instant before a crash.
+        """
+        super().__init__(nursery, stage, transcript, revision=revision, keeps_ids=keeps_ids)
         self._gateway = gateway
         self._peer: SocketClient | None = None
         self._cursor = ""
@@ -47,6 +62,7 @@ class WebSocketClient(OneStreamClient):
         self._sent: set[object] = set()  # ids of requests that went over the present one
         self._settled_by = ""  # the event with which all is there that was kept
         self._unconfirmed: list[Asked] = []
+        self._has_broken = False  # the connection before
 
     def delete(self) -> Asked:
         """End the session, over HTTP: no frame says so."""
@@ -127,9 +143,11 @@ class WebSocketClient(OneStreamClient):
         self._sent.clear()
 
     async def _connect(self, opening: Asked) -> None:
-        place = {"session_id": self.session_id, "last_event_id": self._cursor} if self.session_id else {}
+        place = {"session_id": self.session_id, "last_event_id": self._cursor}
+        query = urlencode({name: value for name, value in place.items() if value})
+        subprotocol = WITH_IDS if self.keeps_ids else PLAIN
         try:
-            async with connect(self._gateway, query=urlencode(place), subprotocols=(WITH_IDS,)) as peer:
+            async with connect(self._gateway, query=query, subprotocols=(subprotocol,)) as peer:
                 await self._hear(peer)
         except* trio_websocket.ConnectionRejected as rejected:
             self._note_rejections(rejected)
@@ -145,6 +163,9 @@ class WebSocketClient(OneStreamClient):
     async def _hear(self, peer: SocketClient) -> None:
         self._peer = peer
         self.is_connected = not self.session_id  # one that comes back is told first where things stand
+        if self.session_id and not self.keeps_ids:
+            self._begin_return(has_broken=self._has_broken)
+        self.session_id = self.session_id or peer.session_id
         try:
             while True:
                 frame = json.loads(await peer.connection.get_message())
@@ -153,13 +174,17 @@ class WebSocketClient(OneStreamClient):
         except trio_websocket.ConnectionClosed as closed:
             code = 1006 if closed.reason is None else closed.reason.code
             self._is_gone = code == _SESSION_GONE
+            self._has_broken = code == _BROKEN
             if self._is_gone:
                 self._lose_session(f"{code} to its last event id")
             elif code not in _COME_BACK:
                 self.transcript.wrong.append(f"its connection was closed with {code}")
 
     def _take_frame(self, frame: Json) -> None:
-        if "session_id" in frame:
+        if not self.keeps_ids:
+            is_refusal = "method" not in frame and frame["id"] is None
+            (self._take_refusal if is_refusal else self._take_nameless)(frame)
+        elif "session_id" in frame:
             self._take_greeting(frame)
         elif "event_id" in frame:
             self._cursor = frame["event_id"]

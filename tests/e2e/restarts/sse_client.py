@@ -1,6 +1,7 @@
 """The matrix's client over HTTP+SSE of 2024-11-05: it posts, and hears on the stream that it comes back to.
 
-It comes back as browsers' EventSource does, with the id of the last event as `Last-Event-ID`. A POST that was accepted
+It comes back as browsers' EventSource does, with the id of the last event as `Last-Event-ID`, or, where it keeps none,
+with the name of its session as it was told where to post (docs/protocol.md, "HTTP+SSE"). A POST that was accepted
 is answered on the stream, whatever happens in between: only one whose connection broke may stay without an answer.
 """
 
@@ -29,12 +30,20 @@ class SseClient(OneStreamClient):
     WITHOUT: ClassVar[frozenset[str]] = frozenset({"deletion", "batch"})  # the revision has neither
 
     def __init__(
-        self, nursery: trio.Nursery, stage: Stage, transcript: Transcript, *, url: str, revision: str = LATEST
+        self,
+        nursery: trio.Nursery,
+        stage: Stage,
+        transcript: Transcript,
+        *,
+        url: str,
+        revision: str = LATEST,
+        keeps_ids: bool = True,
     ) -> None:
-        super().__init__(nursery, stage, transcript, revision=revision)
+        super().__init__(nursery, stage, transcript, revision=revision, keeps_ids=keeps_ids)
         self._url = url
         self._endpoint = ""
         self._cursor = ""
+        self._has_broken = False  # the stream before
 
     def _forget_place(self) -> None:
         self._endpoint = self._cursor = ""
@@ -69,11 +78,13 @@ class SseClient(OneStreamClient):
 
     async def _connect(self) -> bool:
         """Follow the stream until it ends. True: there is no session any more."""
-        headers = {**_LEAVE_OUT, "accept": "text/event-stream", "last-event-id": self._cursor or None}
+        cursor = self._cursor if self.keeps_ids else ""
+        place = f"?session_id={self.session_id}" if self.session_id and not self.keeps_ids else ""
+        headers = {**_LEAVE_OUT, "accept": "text/event-stream", "last-event-id": cursor or None}
         self._connection = trio.CancelScope()
         try:
             with self._connection:
-                async with RawClient(self._url).exchange("GET", headers=headers) as stream:
+                async with RawClient(self._url + place).exchange("GET", headers=headers) as stream:
                     return await self._take_stream(stream)
         except ConnectionBroken:
             pass
@@ -92,25 +103,32 @@ class SseClient(OneStreamClient):
             if stream.status != 503:
                 self.transcript.wrong.append(f"its stream was answered with {stream.status}")
             return False
+        has_broken, self._has_broken = self._has_broken, True
         while (frame := await stream.next_frame(seconds=math.inf)) is not None:
             await trio.lowlevel.checkpoint_if_cancelled()
             if frame.event == "endpoint":
-                self._take_endpoint(frame)
+                self._take_endpoint(frame, has_broken=has_broken)
             elif frame.message is None or (self.events and not frame.id):
                 self.transcript.wrong.append(f"{frame} is no event of a session")
             elif not frame.id:  # of a handshake that opened none
                 self._take_message(frame.message)
+            elif not self.keeps_ids:
+                self._take_nameless(frame.message)
             else:
                 self._cursor = frame.id
                 self._take_event(Event(frame.id, frame.message), frame.id.partition(".")[2])
+        self._has_broken = False
         return False
 
-    def _take_endpoint(self, frame: Frame) -> None:
+    def _take_endpoint(self, frame: Frame, *, has_broken: bool) -> None:
         session_id, _, _ = frame.id.partition(".")
         if self.session_id not in ("", session_id):
             self.transcript.wrong.append("it came back to another session")
-        if frame.id != self._cursor and self._cursor not in ("", session_id):
+        if self.keeps_ids and frame.id != self._cursor and self._cursor not in ("", session_id):
             self.transcript.wrong.append(f"it came back with {self._cursor}, and is sent what is behind {frame.id}")
-        self.session_id, self._cursor = session_id, frame.id
         self._endpoint = urljoin(self._url, frame.data)
-        self.is_connected = True
+        if self.session_id and not self.keeps_ids:
+            self._begin_return(has_broken=has_broken)
+        else:
+            self.is_connected = True
+        self.session_id, self._cursor = session_id, frame.id
