@@ -8,6 +8,7 @@ The controls do the same to gateways that break a rule: they must be found out.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,10 @@ class Transport:
     without: frozenset[str] = frozenset()  # the flows that cannot be had over it
     revision: str = ""  # what its clients speak; "": what the flow is of
     settle_seconds: float = 0.0  # how long all stand still before the fault strikes
+    # Where it makes a difference to be tried:
+    faults: tuple[str, ...] = FAULTS
+    servers: tuple[str, ...] = ("plain", "resumable", "stdio")
+    roads: tuple[str, ...] = ("hot", "hypercorn")
 
 
 def _streamable(
@@ -75,13 +80,27 @@ def _sse(
 
 
 TRANSPORTS: Mapping[str, Transport] = {
-    "streamable": Transport(_streamable),
+    # Calls over the other transports become no streams of their own, soon or late.
+    "streamable": Transport(_streamable, servers=("plain", "resumable", "impatient", "stdio")),
     "sse": Transport(_sse, SseClient.WITHOUT, "2024-11-05"),
-    "sse-by-name": Transport(partial(_sse, keeps_ids=False), SseClient.WITHOUT, "2024-11-05"),
-    "websocket": Transport(WebSocketClient, WebSocketClient.WITHOUT),
-    # Nothing tells these clients that a call was promised; from then on they are owed an end.
+    "websocket": Transport(WebSocketClient, WebSocketClient.WITHOUT, roads=("hot",)),  # hypercorn's on either road
+    # What tells clients without ids from those with them is how they come back when the gateway has gone.
+    "sse-by-name": Transport(
+        partial(_sse, keeps_ids=False),
+        SseClient.WITHOUT,
+        "2024-11-05",
+        faults=("kill", "stop"),
+        servers=("plain", "resumable"),
+        roads=("hot",),
+    ),
+    # Nothing tells these that a call was promised; from then on they are owed an end.
     "websocket-plain": Transport(
-        partial(WebSocketClient, keeps_ids=False), WebSocketClient.WITHOUT, settle_seconds=_PROMISE_SECONDS
+        partial(WebSocketClient, keeps_ids=False),
+        WebSocketClient.WITHOUT,
+        settle_seconds=_PROMISE_SECONDS,
+        faults=("kill", "stop"),
+        servers=("plain", "resumable"),
+        roads=("hot",),
     ),
 }
 
@@ -117,11 +136,9 @@ def worlds() -> Iterator[tuple[str, str, str, str]]:
         yield "kill", "resumable", "hot", "sse"
         yield "kill", "plain", "hot", "websocket"
         return
-    for transport in TRANSPORTS:
-        for server in SERVERS:
-            # A WebSocket is hypercorn's on either road, and where a client keeps its ids is its own matter.
-            for road in ("hot", "hypercorn") if transport in ("streamable", "sse") else ("hot",):
-                yield from ((fault, server, road, transport) for fault in FAULTS)
+    for name, transport in TRANSPORTS.items():
+        for server, road, fault in itertools.product(transport.servers, transport.roads, transport.faults):
+            yield fault, server, road, name
 
 
 @pytest.fixture
