@@ -1,8 +1,8 @@
 """A client of the matrix: it does what MCP tells clients to do when things break, and writes down what it is told.
 
 What all transports have in common is here: what can be asked, and how what comes is noted. How it travels is a
-subclass' matter (`streamable_client.py`). Nothing here raises for what a gateway does wrong: that is written
-down for the judge. Waits have deadlines, and what did not come in time is silence.
+subclass' matter (`streamable_client.py`, `sse_client.py`, `socket_client.py`). Nothing here raises for what a gateway
+does wrong: that is written down for the judge. Waits have deadlines, and what did not come in time is silence.
 """
 
 from __future__ import annotations

@@ -67,11 +67,12 @@ def test_messages_missing_before_an_answer_are_found() -> None:
     [
         {"killed": False},  # nothing broke our connections
         {"killed": True, "events": [EVENT]},  # it could be resumed
+        {"killed": True, "heard": ["one"]},  # and it was known to have arrived
         {"killed": True, "after": True},  # it was asked when all was well again
     ],
 )
 def test_broken_connection_without_excuse_is_found(fields: dict[str, Any]) -> None:
-    assert judged(BROKEN, heard=[], **fields) == ["call: ended in a broken connection ()"]
+    assert judged(BROKEN, **{"heard": [], **fields}) == ["call: ended in a broken connection ()"]
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWN, Kind.DENIED, Kind.MALFORMED])

@@ -3,7 +3,7 @@
 The rules, for every fault at every step of every flow:
 
 1. What was asked ends in exactly one way: an answer, a JSON-RPC error, or an HTTP error with a JSON-RPC body.
-   A broken connection is an end only where the gateway was killed, and before there was anything to resume.
+   A broken connection is an end only where the gateway was killed, before anything came of what was asked.
    No end within the deadline is silence, and a failure.
 2. An answer is what the server gives without a gateway, with the same notifications before it.
 3. What is asked after the fault is over is answered: a session goes on. Only where a server was lost, a session that
