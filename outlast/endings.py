@@ -23,7 +23,6 @@ from persistence import store as stores
 
 OK = 0
 DEFECT = 1
-NOT_READY = 1
 BAD_INPUT = 2
 STORE_LOST = 3
 

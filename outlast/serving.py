@@ -85,16 +85,8 @@ async def serve(
     listeners = await open_listeners(host, port, write_seconds=settings.write_seconds_max)
     async with AsyncExitStack() as opened:
         opened.callback(_close_all, listeners)
-        clients = await opened.enter_async_context(trio.open_nursery())
         front, served = Front(wait_seconds=settings.restore_wait_seconds), trio.Event()
-        certificate = certificate_files(settings)
-        seen = (
-            None if certificate is None else certificate.state()
-        )  # before it is loaded: later it could be that of newer files
-        server: HttpServer = await clients.start(_serve, settings, front, listeners, served)
-        opened.callback(clients.cancel_scope.cancel)
-        if certificate is not None:
-            clients.start_soon(keep_fresh, certificate, seen, server.renew_tls)
+        server = await _open_front(opened, settings, front, listeners, served)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
@@ -122,6 +114,21 @@ async def serve(
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
             await _drain(runtime, gateway, server, served, settings.shutdown_grace_seconds)
             serving.cancel_scope.cancel()
+
+
+async def _open_front(
+    opened: AsyncExitStack, settings: Settings, front: Front, listeners: Sequence[socket.socket], served: trio.Event
+) -> HttpServer:
+    """Let clients come, until `opened` is closed: probes are answered, and requests wait for the gateway."""
+    clients = await opened.enter_async_context(trio.open_nursery())
+    certificate = certificate_files(settings)
+    # Before it is loaded: afterwards, this could be the state of newer files.
+    seen = None if certificate is None else certificate.state()
+    server: HttpServer = await clients.start(_serve, settings, front, listeners, served)
+    opened.callback(clients.cancel_scope.cancel)
+    if certificate is not None:
+        clients.start_soon(keep_fresh, certificate, seen, server.renew_tls)
+    return server
 
 
 async def _stateless(settings: Settings, pool: HttpPool, upstreams: trio.Nursery) -> Mapping[str, StatelessUpstream]:

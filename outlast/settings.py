@@ -447,5 +447,3 @@ def _default_text(default: object) -> str:
 
 
 _FACTS: Mapping[str, Facts] = {field.name: _facts_of(field) for field in attrs.fields(Settings)}
-
-__all__ = ["NOT_YET", "VARIABLE_PREFIX", "Facts", "NotYet", "Settings", "facts"]

@@ -92,32 +92,31 @@ class Gateway:
         self._server_of: dict[str, str] = {}  # by path, for logs
         self._stateless: list[Stateless] = []
         for name, upstream_transport in servers.items():
-            breaker = (breakers or {}).get(name)
             face: Face = StreamableHttp(
-                runtime, name, upstream_transport=upstream_transport, options=options, breaker=breaker
+                runtime,
+                name,
+                upstream_transport=upstream_transport,
+                options=options,
+                breaker=(breakers or {}).get(name),
             )
             if name in stateless:
-                self._stateless.append(
-                    Stateless(
-                        stateless[name],
-                        stateless_options,
-                        server_id=name,
-                        own_tools=runtime.own_tools,
-                        usage=runtime.usage_of(name),
-                    )
-                )
-                face = BothEras(face, self._stateless[-1])
+                face = BothEras(face, self._without_sessions(name, stateless[name], stateless_options))
             legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
-            faces: dict[str, Face] = {"mcp": face, STREAM_PATH: legacy, MESSAGES_PATH: legacy}
-            self._faces |= {f"/servers/{name}/{path}": each for path, each in faces.items()}
-            if len(servers) == 1:
-                self._faces |= {f"/{path}": each for path, each in faces.items()}
             socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
-            self._sockets[f"/servers/{name}/ws"] = socket_face
-            if len(servers) == 1:
-                self._sockets["/ws"] = socket_face
-            paths = (*self._faces, *self._sockets)
-            self._server_of |= {path: name for path in paths if path not in self._server_of}
+            for prefix in (f"/servers/{name}/", "/") if len(servers) == 1 else (f"/servers/{name}/",):
+                self._add_paths(name, prefix, face, legacy, socket_face)
+
+    def _without_sessions(self, name: str, upstream: StatelessUpstream, options: StatelessOptions) -> Stateless:
+        own_tools, usage = self._runtime.own_tools, self._runtime.usage_of(name)
+        self._stateless.append(Stateless(upstream, options, server_id=name, own_tools=own_tools, usage=usage))
+        return self._stateless[-1]
+
+    def _add_paths(self, name: str, prefix: str, face: Face, legacy: LegacySse, socket_face: WebSocketFace) -> None:
+        """Serve a server at the paths that begin so."""
+        faces = {f"{prefix}mcp": face, prefix + STREAM_PATH: legacy, prefix + MESSAGES_PATH: legacy}
+        self._faces |= faces
+        self._sockets[f"{prefix}ws"] = socket_face
+        self._server_of |= dict.fromkeys((*faces, f"{prefix}ws"), name)
 
     def is_hot(self, head: RequestHead) -> bool:
         """Whether a request belongs on the hot road: MCP does; everything else goes to hypercorn."""

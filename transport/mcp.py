@@ -1,5 +1,5 @@
-"""What MCP says about a message, apart from any connection. Protocol revisions live here, and what is particular to the
-one without sessions in `modern.py`; nowhere else.
+"""What MCP says about a message, apart from any connection. What is particular to the revision without sessions is in
+`modern.py`; how revisions are told apart, in `revisions.py`.
 
 Pure. `classify_post` and its neighbours climb a ladder of checks; the first that fails is the answer. Refusals are
 values, with the HTTP status and the JSON-RPC error that the client gets (MCP 2025-11-25, basic/transports,
@@ -18,17 +18,12 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
 from actors.messages import Problem
 from actors.reading import reader
 from actors.state import SetupChange
+from transport.revisions import BATCH_REVISION, HANDSHAKE_REVISIONS, MODERN_REVISIONS, VERSION_HEADER, offered
 
-HANDSHAKE_REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-MODERN_REVISIONS = ("2026-07-28",)  # without sessions: every request stands for itself
-REVISION_WITHOUT_HEADER = "2025-03-26"  # what a missing MCP-Protocol-Version means, if nothing else tells
-BATCH_REVISION = "2025-03-26"  # the one that has batches: receivers MUST take them (basic, Batching)
 # As many as a session may have waiting for its upstream: a larger batch could not be taken as a whole anyway.
 BATCH_MESSAGES_MAX = 64
-PRIMED_SINCE = "2025-11-25"  # older clients would parse the empty data of a priming event as JSON
 
 SESSION_HEADER = "mcp-session-id"
-VERSION_HEADER = "mcp-protocol-version"
 CURSOR_HEADER = "last-event-id"
 
 META_VERSION = "io.modelcontextprotocol/protocolVersion"  # in `params._meta` of every request since 2026-07-28
@@ -112,18 +107,6 @@ class End:
     session_id: str
 
 
-def is_modern(method: str, headers: Mapping[str, str]) -> bool:
-    """Say whether a request is of a revision without sessions: its header tells, for each request by itself.
-
-    A POST with a version that nobody knows is one, too: those revisions have an answer to it that names what is
-    supported. A GET or a DELETE with such a version may be a session's, and gets the answer that sessions have.
-    """
-    version = headers.get(VERSION_HEADER)
-    if version is None or version in HANDSHAKE_REVISIONS:
-        return False
-    return method == "POST" or version in MODERN_REVISIONS
-
-
 def opens_session(body: bytes) -> bool:
     """Say whether a body is a handshake's `initialize`, whatever its headers claim.
 
@@ -187,7 +170,7 @@ def _classify_initialize(message: Message, session_id: str) -> Initialize | Reje
             "initialize opens a new session: send it without an Mcp-Session-Id header",
             message.id,
         )
-    return Initialize(_offered(message))
+    return Initialize(offered(message))
 
 
 def classify_message(message: Message, session_id: str = "") -> Request | Notification | Answer:
@@ -419,57 +402,3 @@ def _cancels(message: Message) -> RequestId | None:
     if message.method != "notifications/cancelled":
         return None
     return jsonrpc.cancelled_id(message)
-
-
-class _VersionOnly(msgspec.Struct, gc=False):
-    protocolVersion: str = REVISION_WITHOUT_HEADER
-
-
-class _InitializeAnswer(msgspec.Struct, gc=False):
-    result: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
-
-
-_decode_initialize_answer = reader(_InitializeAnswer)
-
-
-class _OpeningParams(msgspec.Struct, gc=False):
-    params: _VersionOnly | msgspec.UnsetType = msgspec.UNSET
-
-
-_decode_opening = reader(_OpeningParams)
-_decode_fields = reader(dict[str, msgspec.Raw])
-_encode = msgspec.json.Encoder().encode
-
-
-def _offered(message: Message) -> Message:
-    """Give the opening as the upstream is to see it: with a revision that the gateway carries.
-
-    One that it does not know becomes the newest that it does, which is also what a server would answer (lifecycle,
-    Version Negotiation). Otherwise client and upstream might agree on what is not understood in between. Everything
-    else stays as it is; what is malformed is for the upstream to refuse.
-    """
-    try:
-        params = _decode_opening(message.raw).params
-        if params is msgspec.UNSET or params.protocolVersion in HANDSHAKE_REVISIONS:
-            return message
-        fields = _decode_fields(message.raw)
-        inner = _decode_fields(fields["params"])
-    except msgspec.MsgspecError:
-        return message
-    inner["protocolVersion"] = msgspec.Raw(_encode(HANDSHAKE_REVISIONS[-1]))
-    fields["params"] = msgspec.Raw(_encode(inner))
-    return msgspec.structs.replace(message, raw=_encode(fields))
-
-
-def negotiated_revision(initialize_answer: bytes) -> str:
-    """Read the protocol revision from the answer to `initialize`."""
-    try:
-        result = _decode_initialize_answer(initialize_answer).result
-    except msgspec.MsgspecError:
-        return REVISION_WITHOUT_HEADER
-    return REVISION_WITHOUT_HEADER if result is msgspec.UNSET else result.protocolVersion
-
-
-def wants_priming(headers: Mapping[str, str], negotiated: str) -> bool:
-    """Whether this client takes priming events: since 2025-11-25, by the header, else by what was negotiated."""
-    return headers.get(VERSION_HEADER, negotiated) >= PRIMED_SINCE  # revisions are dates: they sort

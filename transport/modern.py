@@ -23,7 +23,8 @@ from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId
 from actors.reading import reader
 from transport import mcp
-from transport.mcp import HEADER_MISMATCH, META_VERSION, MODERN_REVISIONS, Rejection
+from transport.mcp import HEADER_MISMATCH, META_VERSION, Rejection
+from transport.revisions import HANDSHAKE_REVISIONS, MODERN_REVISIONS, VERSION_HEADER
 
 REVISION = MODERN_REVISIONS[-1]
 META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
@@ -135,7 +136,7 @@ def classify(headers: Mapping[str, str], body: bytes) -> ModernRequest | Dropped
         message = jsonrpc.parse(body)
     except InvalidMessage as invalid:
         return Rejection(400, invalid.code, invalid.reason, invalid.id)
-    version = headers.get(mcp.VERSION_HEADER, "")
+    version = headers.get(VERSION_HEADER, "")
     if message.kind is Kind.RESPONSE:
         reason = f"a client of {REVISION} sends requests and notifications, never responses"
         return Rejection(400, jsonrpc.INVALID_REQUEST, reason)
@@ -180,7 +181,7 @@ def _passed_on(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 def _difference(headers: Mapping[str, str], method: str, params: _Params, version: msgspec.Raw) -> str:
     """Say in what headers and body differ; "" if they agree."""
-    claimed = headers.get(mcp.VERSION_HEADER, "")
+    claimed = headers.get(VERSION_HEADER, "")
     if claimed != _text(version):
         return f"MCP-Protocol-Version is {_shown(claimed)}, {META_VERSION} in the body is something else"
     claimed_method = headers.get(METHOD_HEADER)
@@ -225,7 +226,7 @@ def decode_value(header: str) -> str | None:
 
 def unsupported(version: str, request_id: RequestId | None) -> Rejection:
     """Refuse a revision that nobody here knows, and name those that are known: a client goes on with one of them."""
-    supported = [*reversed(MODERN_REVISIONS), *reversed(mcp.HANDSHAKE_REVISIONS)]
+    supported = [*reversed(MODERN_REVISIONS), *reversed(HANDSHAKE_REVISIONS)]
     requested = version[:_SHOWN_CHARACTERS]
     reason = f"unsupported MCP-Protocol-Version {requested!r}; supported: {', '.join(supported)}"
     data = {"supported": supported, "requested": requested}
@@ -239,7 +240,7 @@ def not_spoken(request_id: RequestId) -> Rejection:
     makes (basic/versioning, Backward Compatibility). So this must not be -32022, though that would tell more; nor
     -32601 with 404, which tells of a modern server, too.
     """
-    supported = [*reversed(mcp.HANDSHAKE_REVISIONS)]
+    supported = [*reversed(HANDSHAKE_REVISIONS)]
     reason = f"this server does not speak {REVISION}: open a session with initialize ({', '.join(supported)})"
     return Rejection(400, jsonrpc.INVALID_REQUEST, reason, request_id, data={"supported": supported})
 

@@ -15,7 +15,7 @@ from actors.state import Ask, Limits
 from persistence.memory import MemoryStore
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.making import Session, code, of, opened
-from tests.actors.worlds import error_code, open_session, open_world, read_stream
+from tests.actors.worlds import open_session, open_world, read_stream
 
 Item = say.SendRequest | say.SendNotification | say.SendAnswer
 BAD = jsonrpc.error(None, jsonrpc.INVALID_REQUEST, "no message")
@@ -179,7 +179,7 @@ async def test_kill_in_the_middle_ends_the_unanswered_with_an_error_and_runs_not
         messages = await read_stream(world.runtime.session(session.id), 1)
 
     assert [message.id for message in messages] == ["a", "c", "b"]
-    assert error_code(messages[-1]) == jsonrpc.OUTCOME_UNKNOWN
+    assert code(messages[-1]) == jsonrpc.OUTCOME_UNKNOWN
     assert len(upstream.sent("hold")) == 2
 
 

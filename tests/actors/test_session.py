@@ -19,8 +19,8 @@ from actors.registry import SessionNotFound
 from actors.state import SetupChange, Stream
 from persistence.memory import MemoryStore
 from tests.actors.fake_link import FakeUpstream
+from tests.actors.making import code
 from tests.actors.worlds import (
-    error_code,
     open_session,
     open_world,
     problem,
@@ -71,7 +71,7 @@ async def test_whoever_waits_at_a_crash_is_told(autojump_clock: MockClock) -> No
         told = [await reply.wait() for reply in (sent, unsent, queued)]
 
         assert isinstance(told[0], say.Answered)
-        assert error_code(told[0].message) == jsonrpc.OUTCOME_UNKNOWN, "it had reached the upstream"
+        assert code(told[0].message) == jsonrpc.OUTCOME_UNKNOWN, "it had reached the upstream"
         assert problem(told[1]) is say.Problem.UNAVAILABLE
         assert problem(told[2]) is say.Problem.UNAVAILABLE
         await trio.sleep(10.0)
@@ -249,7 +249,7 @@ async def test_call_in_flight_at_a_kill_ends_in_an_error_and_is_never_sent_again
         again = world.runtime.session(session.id)
         (answer,) = await read_stream(again, stream)
 
-        assert error_code(answer) == jsonrpc.OUTCOME_UNKNOWN
+        assert code(answer) == jsonrpc.OUTCOME_UNKNOWN
         assert answer.id == 1
         await trio.sleep(60.0)
         assert len(upstream.sent("hold")) == 1
@@ -300,7 +300,7 @@ async def test_call_on_a_lost_link_is_answered_with_an_unknown_outcome(autojump_
         outcome = await reply.wait()
 
         assert isinstance(outcome, say.Answered)
-        assert error_code(outcome.message) == jsonrpc.OUTCOME_UNKNOWN
+        assert code(outcome.message) == jsonrpc.OUTCOME_UNKNOWN
         await trio.sleep(30.0)
         assert len(world.upstream.sent("hold")) == 1
 

@@ -21,7 +21,7 @@ from actors.state import Limits
 from persistence.memory import MemoryStore
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.making import Session, code, of, opened, outcome, problem
-from tests.actors.worlds import World, error_code, open_session, open_world, send
+from tests.actors.worlds import World, open_session, open_world, send
 
 ON_STANDALONE = say.Streaming(STANDALONE_STREAM)
 
@@ -277,7 +277,7 @@ async def test_promised_call_ends_in_an_error_after_a_kill_and_is_not_sent_again
     async with open_world(upstream, disk) as world:
         messages = await shown(world.runtime.session(session.id))
 
-    assert [error_code(message) for message in messages] == [jsonrpc.OUTCOME_UNKNOWN]
+    assert [code(message) for message in messages] == [jsonrpc.OUTCOME_UNKNOWN]
     assert len(upstream.sent("hold")) == 1
 
 

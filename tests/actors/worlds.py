@@ -131,15 +131,6 @@ def event_id(session: SessionHandle, state: SessionState, stream: int, offset: i
     return EventId(stream, state.log.epoch, offset)
 
 
-def error_code(message: jsonrpc.Message) -> int:
-    """Give the code of an error answer."""
-    try:
-        jsonrpc.result_of(message)
-    except jsonrpc.RequestFailed as failed:
-        return failed.code
-    raise AssertionError(f"no error: {message.raw!r}")
-
-
 def problem(outcome: say.Outcome) -> say.Problem:
     """Give what was wrong."""
     assert isinstance(outcome, say.NotDone), outcome

@@ -1,8 +1,8 @@
 """Fixtures of the end-to-end tests.
 
 Every scenario runs on each road through the gateway: "hot" (HTTP/1.1 on httptools) and "hypercorn" (the same
-handlers under the ASGI app). While writing one, E2E_ROADS=direct runs it against the upstream server
-itself: a scenario that fails there is wrong, whatever the gateway does.
+handlers under the ASGI app); those marked `one_road` run on the first alone. While writing one, E2E_ROADS=direct runs
+it against the upstream server itself: a scenario that fails there is wrong, whatever the gateway does.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bed import Bed, LastingUpstreams, SharedBed
+from tests.persistence.redis_servers import RedisServer, running
 
 ROADS = os.environ.get("E2E_ROADS", "hot,hypercorn").split(",")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_road: run on the hot road only, since nothing depends on which it is")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run whatever asks for a road on all of them, one road after the other."""
     if "road" in metafunc.fixturenames:
-        metafunc.parametrize("road", ROADS, scope="session")
+        on_one = metafunc.definition.get_closest_marker("one_road") is not None
+        metafunc.parametrize("road", ["hot"] if on_one else ROADS, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,6 +61,14 @@ def bed(road: str, tmp_path: Path, _lasting: LastingUpstreams) -> Iterator[Bed]:
         yield bed
     finally:
         bed.close()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A server of the test's own, to be killed and started again."""
+    server = RedisServer()
+    with running(server):
+        yield server
 
 
 @pytest.fixture(scope="session")

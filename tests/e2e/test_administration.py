@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ import trio
 
 from actors.ids import reference_of
 from outlast.cli import main
-from tests.e2e.bed import Bed, LastingUpstreams
+from tests.e2e.bed import Bed
 from tests.e2e.gateway import Gateway
 from tests.e2e.raw_client import Json, RawClient
+
+pytestmark = pytest.mark.one_road  # the administration is hypercorn's on either
 
 ROOT = Path(__file__).parents[2]
 SCRIPT_SECONDS_MAX = 120.0  # twelve commands, each an interpreter and a table
@@ -36,16 +37,6 @@ SCHEMATHESIS_SECONDS_MAX = 180.0
 @pytest.fixture(autouse=True)
 def _token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTLAST_OPERATORS_TOKEN", TOKEN)
-
-
-@pytest.fixture
-def bed(tmp_path: Path, _lasting: LastingUpstreams) -> Iterator[Bed]:
-    """A bed on one road: the administration is hypercorn's on either."""
-    bed = Bed(tmp_path, "hot", _lasting)
-    try:
-        yield bed
-    finally:
-        bed.close()
 
 
 async def gateway_of(bed: Bed) -> Gateway:

@@ -5,44 +5,28 @@ Real processes: `outlast serve`, a Valkey server, and an upstream of the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.e2e.bed import Bed, LastingUpstreams
+from tests.e2e.bed import Bed
 from tests.e2e.gateway import Gateway
 from tests.e2e.raw_client import LATEST, Answer, RawClient
 from tests.e2e.sdk_client import unique_key
 from tests.e2e.server_sent_events import Frame
 from tests.e2e.waiting import wait_until_asked
-from tests.persistence.redis_servers import RedisServer, running
+from tests.persistence.redis_servers import RedisServer
+
+pytestmark = pytest.mark.one_road  # what a store keeps does not depend on how it was asked for
 
 DEGRADE = {"OUTLAST_STORE_OUTAGE": "degrade", "OUTLAST_STORE_OUTAGE_PATIENCE_SECONDS": "0.2"}
 COUNT = 4
 INITIALIZE = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "late", "version": "1"}}
 
 
-@pytest.fixture
-def bed(tmp_path: Path, _lasting: LastingUpstreams) -> Iterator[Bed]:
-    """On one road: what a store keeps does not depend on how it was asked for."""
-    bed = Bed(tmp_path, "hot", _lasting)
-    try:
-        yield bed
-    finally:
-        bed.close()
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    with running(server):
-        yield server
-
-
-async def serving(bed: Bed, server: RedisServer, environment: Mapping[str, str] = DEGRADE) -> Gateway:
-    return await bed.gateway(store=server.url, environment=environment, only=bed.lasting.plain.target)
+async def serving(bed: Bed, redis_server: RedisServer, environment: Mapping[str, str] = DEGRADE) -> Gateway:
+    return await bed.gateway(store=redis_server.url, environment=environment, only=bed.lasting.plain.target)
 
 
 async def progress(client: RawClient) -> list[Frame]:
@@ -64,34 +48,34 @@ async def degraded(gateway: Gateway) -> Any:
     return (await readiness(gateway)).json.get("degraded")
 
 
-def go_away(server: RedisServer, kind: str) -> None:
+def go_away(redis_server: RedisServer, kind: str) -> None:
     if kind == "killed":
-        server.kill()
+        redis_server.kill()
     else:
-        server.stop_answering()
+        redis_server.stop_answering()
 
 
-def come_back(server: RedisServer, kind: str) -> None:
+def come_back(redis_server: RedisServer, kind: str) -> None:
     if kind == "killed":
-        server.start()
+        redis_server.start()
     else:
-        server.answer_again()
+        redis_server.answer_again()
 
 
 @pytest.mark.parametrize("kind", ["killed", "hanging"])
 async def test_sessions_go_on_in_an_outage_and_all_of_it_is_kept_after(
-    kind: str, bed: Bed, server: RedisServer
+    kind: str, bed: Bed, redis_server: RedisServer
 ) -> None:
-    gateway = await serving(bed, server)
+    gateway = await serving(bed, redis_server)
     client, late = RawClient(gateway.url()), RawClient(gateway.url())
     await client.open_session()
     before = await progress(client)
     assert await degraded(gateway) is None
-    go_away(server, kind)
+    go_away(redis_server, kind)
     during = await progress(client)
     await late.open_session()
     assert (await degraded(gateway))["facts_not_durable"] > 0
-    come_back(server, kind)
+    come_back(redis_server, kind)
 
     async def is_over() -> bool:
         return await degraded(gateway) is None
@@ -107,18 +91,18 @@ async def test_sessions_go_on_in_an_outage_and_all_of_it_is_kept_after(
 
 
 async def test_a_crash_in_an_outage_takes_back_what_was_told_in_it_and_no_id_lies(
-    bed: Bed, server: RedisServer
+    bed: Bed, redis_server: RedisServer
 ) -> None:
     # The control of the one above, and what `degrade` says of itself: a crash loses what was told since.
-    gateway = await serving(bed, server)
+    gateway = await serving(bed, redis_server)
     client, late = RawClient(gateway.url()), RawClient(gateway.url())
     await client.open_session()
     before = await progress(client)
-    go_away(server, "killed")
+    go_away(redis_server, "killed")
     during = await progress(client)
     await late.open_session()
     gateway.kill()
-    come_back(server, "killed")
+    come_back(redis_server, "killed")
     ready = await gateway.start()
     assert (ready.restored, ready.uninitialized) == (1, 0)
     assert (await late.post_whole(late.request("ping"))).status == 404
@@ -131,16 +115,16 @@ async def test_a_crash_in_an_outage_takes_back_what_was_told_in_it_and_no_id_lie
             assert await replay.rest() == told[1:]
 
 
-async def test_refusing_nothing_new_is_told_in_an_outage(bed: Bed, server: RedisServer) -> None:
-    gateway = await serving(bed, server, {})
+async def test_refusing_nothing_new_is_told_in_an_outage(bed: Bed, redis_server: RedisServer) -> None:
+    gateway = await serving(bed, redis_server, {})
     client, late = RawClient(gateway.url()), RawClient(gateway.url())
     await client.open_session()
-    go_away(server, "killed")
+    go_away(redis_server, "killed")
     refused = await late.post_whole(late.request("initialize", INITIALIZE), headers={"mcp-protocol-version": None})
     assert "error" in refused.json
     assert "mcp-session-id" not in refused.headers
     assert (await readiness(gateway)).status == 503
-    come_back(server, "killed")
+    come_back(redis_server, "killed")
 
     async def is_ready() -> bool:
         return (await readiness(gateway)).status == 200

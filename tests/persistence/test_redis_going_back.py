@@ -21,7 +21,15 @@ from persistence.redis import RedisStore
 from persistence.redis_commits import RedisCommits
 from persistence.store import FenceLost, Store, StoreBroken, StoreUnavailable
 from tests.persistence.making import entry, snapshot, tombstone
-from tests.persistence.redis_servers import RedisServer, cluster, free_ports, replicate, running, wait_for
+from tests.persistence.redis_servers import (
+    RedisServer,
+    cluster,
+    commit_until_known,
+    free_ports,
+    replicate,
+    running,
+    wait_for,
+)
 
 LARGE_BYTES = 40_000  # what a stopped replica has not read yet fits into sockets' buffers, unless it is much
 FILLING = 300  # commits so large: some 12 MB
@@ -57,16 +65,6 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         address = primary.directory / "address"
         address.symlink_to(primary.socket)
         yield Pair(primary, replica, address)
-
-
-async def commit_until_known(store: Store, batch: Batch) -> None:
-    """Send a batch as the writer does: again, as long as nothing is known."""
-    with trio.fail_after(30):
-        while True:
-            try:
-                return await store.commit(batch)
-            except StoreUnavailable:
-                await trio.sleep(0.05)
 
 
 async def fill(store: Store, fence: Fence) -> None:

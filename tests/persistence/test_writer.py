@@ -6,7 +6,6 @@ what gathers while a batch is in flight.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -21,13 +20,6 @@ from tests.persistence.faulty import FaultyStore
 from tests.persistence.making import entry, page, snapshot, tombstone
 
 pytestmark = pytest.mark.jumping_time
-
-
-@pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    async with trio.open_nursery() as nursery:
-        yield await open_desk(nursery, FaultyStore(MemoryStore(), commit_seconds=1))
-        nursery.cancel_scope.cancel()
 
 
 # Group commit

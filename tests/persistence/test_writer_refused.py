@@ -6,7 +6,7 @@ Here too the store's commits take a second of trio's time.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -23,13 +23,6 @@ from tests.persistence.making import entry, snapshot
 pytestmark = pytest.mark.jumping_time
 
 Commit = Callable[[Batch], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    async with trio.open_nursery() as nursery:
-        yield await open_desk(nursery, FaultyStore(MemoryStore(), commit_seconds=1))
-        nursery.cancel_scope.cancel()
 
 
 # A store that refuses

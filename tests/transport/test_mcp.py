@@ -139,31 +139,6 @@ def test_get_and_delete_have_their_ladders() -> None:
     assert isinstance(mcp.classify_delete({}), mcp.Rejection)
 
 
-@pytest.mark.parametrize(
-    ("header", "negotiated", "wanted"),
-    [
-        (None, "2025-11-25", True),
-        (None, "2025-06-18", False),
-        ("2025-11-25", "2025-06-18", True),
-        ("2025-03-26", "2025-11-25", False),
-    ],
-)
-def test_priming_is_for_those_who_know_it(header: str | None, negotiated: str, wanted: bool) -> None:
-    headers = {} if header is None else {"mcp-protocol-version": header}
-
-    assert mcp.wants_priming(headers, negotiated) is wanted
-
-
-@given(st.binary(max_size=80))
-def test_any_answer_to_initialize_gives_a_revision(raw: bytes) -> None:
-    assert mcp.negotiated_revision(raw)
-
-
-def test_revision_is_read_from_the_answer() -> None:
-    assert mcp.negotiated_revision(jsonrpc.result(1, {"protocolVersion": "2025-06-18"}).raw) == "2025-06-18"
-    assert mcp.negotiated_revision(jsonrpc.error(1, -1, "no").raw) == mcp.REVISION_WITHOUT_HEADER
-
-
 @given(st.dictionaries(st.sampled_from(sorted(GOOD)), st.text(max_size=20)), st.binary(max_size=60))
 def test_any_post_is_classified(headers: dict[str, str], body: bytes) -> None:
     mcp.classify_post({**GOOD, **headers}, body)

@@ -146,24 +146,6 @@ def test_a_mirroring_header_that_is_there_twice_is_a_mismatch(name: str) -> None
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize(
-    ("method", "version", "is_modern"),
-    [
-        ("POST", VERSION, True),
-        ("GET", VERSION, True),
-        ("DELETE", VERSION, True),
-        ("POST", "2027-01-01", True),
-        ("GET", "2027-01-01", False),
-        ("POST", "2025-11-25", False),
-        ("POST", None, False),
-        ("GET", None, False),
-    ],
-)
-def test_header_tells_the_era(method: str, version: str | None, is_modern: bool) -> None:
-    headers = {} if version is None else {"mcp-protocol-version": version}
-    assert mcp.is_modern(method, headers) is is_modern
-
-
 def test_modern_request_without_its_header_is_told_so() -> None:
     """A client that forgot the header would else look for a session that it does not need."""
     route = mcp.classify_post(headers_of(call(), mcp_protocol_version=None), json.dumps(call()).encode())

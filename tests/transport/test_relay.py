@@ -23,6 +23,7 @@ from tests.transport.fake_exchange import FakeExchange, delete, get, post
 from tests.transport.upstreams.scripted_upstream import Caller, ScriptedUpstream, SeenRequest
 from transport import mcp
 from transport.clients.streamable_http import StreamableHttp
+from transport.revisions import HANDSHAKE_REVISIONS
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
 from transport.upstreams.streamable_http import StreamableHttpConnector
@@ -123,7 +124,7 @@ async def test_revision_that_the_gateway_does_not_carry_is_not_agreed_on(asked: 
         assert exchange.json["result"]["protocolVersion"] == "2025-11-25"
 
 
-@pytest.mark.parametrize("revision", mcp.HANDSHAKE_REVISIONS)
+@pytest.mark.parametrize("revision", HANDSHAKE_REVISIONS)
 async def test_revision_that_it_carries_is_for_the_upstream_to_choose(revision: str) -> None:
     async with open_way() as way:
         opening = {**OPENING, "params": {**PARAMS, "protocolVersion": revision}}

@@ -10,6 +10,7 @@ from actors.ids import Principal
 from transport import mcp
 from transport.exchange import Exchange, Headers
 from transport.face import Face
+from transport.revisions import is_modern
 
 
 class BothEras:
@@ -31,7 +32,7 @@ class BothEras:
         """Answer one request, as `Face` says."""
         head = exchange.head
         face = self._sessions
-        if mcp.is_modern(head.method, head.headers) and not (
+        if is_modern(head.method, head.headers) and not (
             head.method == "POST" and mcp.opens_session(await exchange.body())
         ):
             face = self._modern

@@ -27,6 +27,7 @@ from persistence.store import SnapshotCorrupt, StoreUnavailable
 from transport import mcp, sse
 from transport.exchange import Exchange, Headers
 from transport.handler import JSON_HEADERS
+from transport.revisions import BATCH_REVISION, REVISION_WITHOUT_HEADER, negotiated_revision, wants_priming
 from transport.upstreams.breaker import Breaker
 
 RETRY_AFTER_SECONDS = 1  # what waits briefly comes back soon; a client's own backoff does the rest
@@ -186,7 +187,7 @@ class _Answering:
     async def _stream_call(self, session: SessionHandle, stream_id: int, request_id: RequestId | None) -> None:
         try:
             reading = await session.read(None, stream=stream_id)
-            primed = mcp.wants_priming(self._exchange.head.headers, await _revision(session))
+            primed = wants_priming(self._exchange.head.headers, await _revision(session))
         except (SessionUnavailable, CursorLost, Draining) as error:
             await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), request_id)
             return
@@ -236,7 +237,7 @@ class _Answering:
         """Answer a batch: all answers on one stream, or 202 where nothing is to be answered."""
         session = self._session(route.session_id)
         try:
-            if not route.revision_told and await _revision(session) != mcp.BATCH_REVISION:
+            if not route.revision_told and await _revision(session) != BATCH_REVISION:
                 await self._reject(mcp.BATCH_REFUSED)
             elif route.is_answered:
                 await self._answer_batch(session, route)
@@ -395,4 +396,4 @@ def _session_header(session_id: str) -> tuple[bytes, bytes]:
 
 async def _revision(session: SessionHandle) -> str:
     handshake = (await session.state()).handshake
-    return mcp.REVISION_WITHOUT_HEADER if handshake is None else mcp.negotiated_revision(handshake.result)
+    return REVISION_WITHOUT_HEADER if handshake is None else negotiated_revision(handshake.result)

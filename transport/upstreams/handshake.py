@@ -216,8 +216,11 @@ class Rehearsal:
         """
         await self._exchange(link, message, _Waiter(), seconds)
 
-    def hand_over(self) -> None:
-        """Pass on to the session what came for it meanwhile."""
+    def hand_over_soon(self) -> None:
+        """Pass on to the session what came for it meanwhile: in a task of its own, so after it has its link."""
+        self._inbox.start_soon(self._hand_over)
+
+    async def _hand_over(self) -> None:
         kept, self._kept = self._kept, []
         for put in kept:
             put()

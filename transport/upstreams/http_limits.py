@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import attrs
 
@@ -32,6 +33,11 @@ class HttpLimits:
     # Of an answer without a session that its client has not taken yet; then the server is read no further. Sessions
     # need no such bound: what they are told is in their log, and a slow client reads it from there.
     held_bytes: int = 256 * 1024
+
+    def backoff_seconds(self, failures: int) -> float:
+        """Double the pause with each failure; random, so that a thousand links do not come back at once."""
+        ceiling = min(self.backoff_seconds_max, 2.0 ** min(failures, 16))
+        return ceiling * random.uniform(0.5, 1.0)
 
 
 @attrs.frozen

@@ -10,7 +10,6 @@ is ever posted twice.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Sequence
 
@@ -81,7 +80,7 @@ class StreamableHttpLink:
         self._stray = 0
         self._head = self._post_head(self._session_headers())
         # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
-        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = _declined_for_good
+        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = lambda *_: False
 
     def __repr__(self) -> str:
         return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
@@ -398,7 +397,7 @@ class StreamableHttpLink:
                 self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
                 return
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
-            await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+            await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))
 
     def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
         if not get.opened and get.head is not None and not may_pass(get.head.status):
@@ -422,7 +421,7 @@ class StreamableHttpLink:
                 return
             failures = 0 if get.opened else failures + 1
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
-            await trio.sleep(pause if get.opened else max(pause, self._backoff_seconds(failures)))
+            await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))
 
     async def _release_in_time(self) -> None:
         await trio.sleep(self._limits.listen_head_seconds_max)
@@ -446,12 +445,3 @@ class StreamableHttpLink:
             self.close(end_session=False)
         else:
             _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=head.status)
-
-    def _backoff_seconds(self, failures: int) -> float:
-        """Double the pause with each failure; random, so that a thousand links do not come back at once."""
-        ceiling = min(self._limits.backoff_seconds_max, 2.0 ** min(failures, 16))
-        return ceiling * random.uniform(0.5, 1.0)
-
-
-def _declined_for_good(call: CallJob, head: ResponseHead, body: bytes) -> bool:
-    return False

@@ -97,13 +97,8 @@ class LegacySseConnector:
                 raise ConnectRejected("auth_gone", link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class LegacySseLink:

@@ -104,7 +104,7 @@ class StdioConnector:
             link.close(end_session=True)
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
 
     async def open_fresh(self, inbox: Inbox) -> StdioLink:
@@ -129,11 +129,6 @@ class StdioConnector:
             )
         except OSError as error:
             raise ConnectFailed(f"cannot start {self.command[0]!r}: {error.strerror or error}") from None
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class _Line:

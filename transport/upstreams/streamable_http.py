@@ -127,7 +127,7 @@ class StreamableHttpConnector:
         link.hand_over(inbox, established)
         if session.listening:
             link.hold_until_listening()
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
 
     def _resume_calls(self, session: SessionState, link: StreamableHttpLink, inbox: Inbox) -> None:
@@ -142,13 +142,8 @@ class StreamableHttpConnector:
             inbox.start_soon(_refuse, inbox, lost)
 
 
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
-
-
 async def _refuse(inbox: Inbox, calls: list[Call]) -> None:
-    """A task, for the same reason."""
+    """A task, so that it runs after the session has its link."""
     for call in calls:
         inbox.refused(call.ticket, Failure.OUTCOME_UNKNOWN, "the connection was lost before the answer came")
 

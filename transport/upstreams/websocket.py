@@ -121,13 +121,8 @@ class WebSocketConnector:
             link.close(end_session=True)
             raise
         link.hand_over(inbox, established)
-        inbox.start_soon(_hand_over, rehearsal)
+        rehearsal.hand_over_soon()
         return link
-
-
-async def _hand_over(rehearsal: Rehearsal) -> None:
-    """A task, so that it runs after the session has its link."""
-    rehearsal.hand_over()
 
 
 class _Lost(Exception):

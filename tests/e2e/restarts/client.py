@@ -153,10 +153,6 @@ class Client(abc.ABC):
         await wait_until(f"{method} was asked", lambda: bool(asked()))
         return asked()[-1]
 
-    def forget_questions(self) -> None:
-        """Wait for new questions from here on."""
-        self._questions.clear()
-
     async def progress(self, count: int) -> None:
         """Wait until the server has told so much of calls."""
         await wait_until("progress was told", lambda: len(self._progress) >= count)
