@@ -94,8 +94,8 @@ async def broken_rules(
     """Let one fault strike at all points (or `only` at one), and give one line for each rule that was broken."""
     upstream = await bed.upstream(event_store=server.event_store)
     journal, target = (bed.journal, bed.stdio) if server.stdio else (upstream.journal, upstream.target)
-    patience = {"patience_seconds": _CONTROL_SECONDS} if weakened or store else {}
-    cases = all_cases(journal, only, without=transport.without, **patience)
+    patience_seconds = _CONTROL_SECONDS if weakened or store else server.patience_seconds
+    cases = all_cases(journal, only, without=transport.without, patience_seconds=patience_seconds)
     direct = await references(direct_clients(upstream, transport), upstream.journal, cases)
     for some in in_groups(cases, server.cases_at_a_time):
         gateway = await bed.gateway(only=target, environment=server.environment, store=store, weakened=weakened)
