@@ -18,6 +18,7 @@ from actors import messages as say
 from actors.analytics import AnalyticsReport, ServerUsage
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
+from actors.event_log import LogCounts
 from actors.handle import SessionHandle, require
 from actors.ids import ANONYMOUS, SESSION_ID_RANDOM_BYTES, Principal, SessionId, mint_session_id
 from actors.keeping import keep
@@ -34,7 +35,7 @@ from actors.supervisor import ChildSpec, Restart, supervise
 from actors.surroundings import Surroundings
 from persistence.codec import Codec
 from persistence.degrading import PATIENCE_SECONDS, Degraded, DegradingStore
-from persistence.opening import open_store
+from persistence.opening import open_store, shown_url
 from persistence.presence import Tended, keep_tending
 from persistence.resealing import Resealable, marked
 from persistence.store import Store, StoreFull
@@ -177,6 +178,11 @@ class Runtime:
     def usage(self) -> Mapping[str, ServerUsage]:
         """Give the counts of each server, as they stand; they go on being counted."""
         return self._shared.analytics.servers()
+
+    @property
+    def log_counts(self) -> LogCounts:
+        """What event logs have let go of, as it stands; it goes on being counted."""
+        return self._shared.log_counts
 
     def usage_of(self, server_id: str) -> ServerUsage:
         """Give the counts of one server, for whoever asks it past the sessions."""
@@ -372,7 +378,7 @@ async def _open(store: str | Store, codec: Codec | None, options: RuntimeOptions
             raise
         return primary
 
-    name = f"{store.partition(':')[0]}:" if isinstance(store, str) else store.url  # a whole URL may hold a password
+    name = shown_url(store) if isinstance(store, str) else store.url
     return await DegradingStore.open(open_primary, name=name, patience_seconds=options.store_outage_patience_seconds)
 
 

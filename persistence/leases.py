@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-from persistence.partitions import PARTITIONS
-from persistence.records import Fence
+from persistence.partitions import PARTITIONS, partitions_of
+from persistence.records import Batch, Fence
 from persistence.store import FenceLost, LeaseHeld
 
 NONCE_BYTES = 16
@@ -94,12 +94,14 @@ class LeaseTable:
         self._held: dict[int, Held] = dict(kept or {})
         self._last_number = max([last_number, *(held.number for held in self._held.values())])
         self._nonce = draw_nonce()
+        self._whole: Fence | None = None  # in force for every partition, while nobody has asked for one since
 
     def claim(self, owner: str) -> Fence:
         """Take every partition at once, whoever has it."""
         number = self._last_number + 1
         self._change(dict.fromkeys(range(PARTITIONS), Held(owner, self._nonce, number)))
-        return Fence(owner, number, self._nonce)
+        self._whole = Fence(owner, number, self._nonce)
+        return self._whole
 
     def acquire(self, partition: int, owner: str, ttl_seconds: float) -> Lease:
         """Take a partition that nobody holds.
@@ -133,6 +135,21 @@ class LeaseTable:
         if _matches(self._of(lease.partition), lease.fence):
             self._change({lease.partition: Held(number=lease.fence.number)})
 
+    def margin_seconds(self) -> float | None:
+        """Give the time until the first of our leases runs out; None: none does."""
+        held = list(self._held.values())
+        ends = [one.until_unix_s for one in held if one.nonce == self._nonce and one.until_unix_s != CLAIMED]
+        return min(ends) - self._now_unix_s() if ends else None
+
+    def check_batch(self, batch: Batch) -> None:
+        """See whether a batch's fence is in force for all that it writes to.
+
+        Raises:
+          FenceLost
+        """
+        if batch.fence != self._whole:  # who has all of them need not have each looked up
+            self.check(partitions_of(batch), batch.fence)
+
     def check(self, partitions: Iterable[int], fence: Fence) -> None:
         """See whether a fence is in force for all these partitions.
 
@@ -155,6 +172,7 @@ class LeaseTable:
 
     def _change(self, changed: Mapping[int, Held]) -> None:
         self._save(changed)
+        self._whole = None
         self._held.update(changed)
         self._last_number = max(self._last_number, *(held.number for held in changed.values()))
 

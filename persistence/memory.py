@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from persistence.codec import Codec
 from persistence.envelope import HEAD_BYTES
 from persistence.leases import Lease, LeaseTable
-from persistence.partitions import PARTITIONS, partitions_of
+from persistence.partitions import PARTITIONS
 from persistence.records import (
     Batch,
     Fence,
@@ -86,6 +86,10 @@ class MemoryStore:
         await self._checkpoint()
         return self._leases.renew(lease, ttl_seconds)
 
+    def lease_margin_seconds(self) -> float | None:
+        """Give the time until the first lease runs out."""
+        return self._leases.margin_seconds()
+
     async def release(self, lease: Lease) -> None:
         """Give a lease back."""
         await self._checkpoint()
@@ -94,7 +98,7 @@ class MemoryStore:
     async def commit(self, batch: Batch) -> None:
         """Take the whole batch over at once."""
         await self._checkpoint()
-        self._leases.check(partitions_of(batch), batch.fence)
+        self._leases.check_batch(batch)
         # Everything that can fail comes first, so that nothing is half done.
         records = [(snapshot.header, self._codec.seal_snapshot(snapshot)) for snapshot in batch.snapshots]
         entries = [attrs.evolve(entry, body=self._codec.seal_entry(entry)) for entry in batch.entries]

@@ -45,6 +45,18 @@ async def open_store(url: str, *, codec: Codec | None = None) -> Store:
     raise StoreUrlInvalid(f"{named}: {_EXPECTED}")
 
 
+def shown_url(url: str) -> str:
+    """Give a store URL as people may see it: without user and password; of one that no store has, the scheme alone.
+
+    Raises:
+      StoreUrlInvalid: it is a Redis URL that cannot be understood.
+    """
+    if redis_url.is_redis_url(url):
+        return redis_url.read_redis_url(url).shown
+    scheme = url.partition(":")[0]
+    return url if scheme in ("memory", "sqlite") else f"{scheme}:"
+
+
 async def _open_redis(url: str, codec: Codec | None) -> Store:
     from persistence.redis import RedisStore  # here: it costs every start 60 ms that does not use it
 

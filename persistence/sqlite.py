@@ -26,7 +26,7 @@ from persistence.ballast import Ballast
 from persistence.canary import CANARY
 from persistence.codec import Codec
 from persistence.leases import Held, Lease, LeaseTable
-from persistence.partitions import PARTITIONS, partitions_of
+from persistence.partitions import PARTITIONS
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.resealing import Resealed, SealedWith
 from persistence.shown import shown_id
@@ -76,7 +76,7 @@ class SqliteStore:
         """Open the store at `path`, or make it, with the directories above.
 
         Args:
-          pages_max: how large the file may grow, in pages of 4 KiB; beyond it the store is full.
+          pages_max: how large the file may grow, in the file's own pages; beyond it the store is full.
           tombstones_max: how many ended sessions are remembered; the oldest are forgotten first.
 
         Raises:
@@ -117,6 +117,10 @@ class SqliteStore:
     async def commit(self, batch: Batch) -> None:
         """Write the batch in one transaction; encoding takes place in the store's thread."""
         await self._run(self._database.commit, batch)
+
+    def lease_margin_seconds(self) -> float | None:
+        """Give the time until the first lease runs out."""
+        return self._database.leases.margin_seconds()
 
     async def load(self, session_id: str) -> Snapshot | None:
         """Give the stored snapshot, checked against its checksum."""
@@ -223,7 +227,7 @@ class _Database:
     ) -> None:
         rows = len(snapshots) + len(entries) + len(batch.trims) + len(batch.tombstones)
         # In memory, because nobody else can change them: this process has the file to itself.
-        self.leases.check(partitions_of(batch), batch.fence)
+        self.leases.check_batch(batch)
         self.room.admit(rows, size, adds=bool(snapshots or entries))
         before = self._connection.rows_changed
         with self._connection.transaction():
@@ -273,7 +277,8 @@ class _Database:
         self.room.count(1, 0)
         with self._connection.reading():
             (sessions,) = self._connection.execute(sqlite_statements.COUNT).fetchone()
-        return StoreHealth("sqlite", True, time.perf_counter() - began, sessions)
+        latency_seconds = time.perf_counter() - began
+        return StoreHealth("sqlite", True, latency_seconds, sessions, has_ballast=self.room.has_ballast)
 
     def claim(self, owner: str) -> Fence:
         return self.room.attempt(lambda: self._claim(owner))

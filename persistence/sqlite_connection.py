@@ -22,7 +22,9 @@ from urllib.parse import quote
 from persistence import sqlite_file, sqlite_statements
 from persistence.store import StoreBroken, StoreError, StoreFull, StoreInUse, StoreInvalid, StoreUnavailable
 
-PAGE_BYTES = 4096
+# Of a new file; older files keep theirs. A session's record of about 1 KB changes, wherever it lies, one page: half the
+# size is half of what each commit syncs and each checkpoint moves (4 KiB: 7.0 KB written per row of 0.7 KB, now 3.8).
+PAGE_BYTES = 2048
 
 # What SQLite calls an I/O error although no device has failed: locks that the file system has not, memory.
 _HARMLESS_IO_ERRORS = frozenset(
@@ -42,6 +44,7 @@ class SqliteConnection:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.page_bytes = PAGE_BYTES  # of this file, when it is open
         self._broken: str | None = None
         self._connection: sqlite3.Connection
 
@@ -155,7 +158,7 @@ class SqliteConnection:
         """Say how much the file has in pages that nothing uses: room that costs the disk nothing."""
         with self.reading():
             (pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        return int(pages) * PAGE_BYTES
+        return int(pages) * self.page_bytes
 
     def _prepare(self, pages_max: int | None) -> None:
         """Take the lock and set the connection up.
@@ -171,6 +174,7 @@ class SqliteConnection:
                 self._connection.execute(f"PRAGMA max_page_count = {pages_max}")
             self._connection.execute("BEGIN EXCLUSIVE")
             (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+            (self.page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._translate_opening(error) from error

@@ -160,9 +160,11 @@ def _make_directories(directory: Path, made: list[Path]) -> None:
     _make_directories(directory.parent, made)
     try:
         directory.mkdir(mode=0o700)
-    except FileExistsError:
+    except FileExistsError as error:
         if not directory.is_dir():
-            raise
+            raise FileExistsError(
+                error.errno, f"{directory} is no directory, or leads to none that is there"
+            ) from error
     else:
         made.append(directory)
 

@@ -21,12 +21,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from persistence.ballast import Ballast
-from persistence.sqlite_connection import PAGE_BYTES, SqliteConnection
+from persistence.sqlite_connection import SqliteConnection
 from persistence.store import StoreError, StoreFull
 
 Result = TypeVar("Result")
 
-# At this size a checkpoint writes some 1,000 pages in 5 to 10 ms. Larger ones are fewer, and longer: a WAL of 79 MB
+# At this size a checkpoint writes some 1,500 pages in 5 to 10 ms. Larger ones are fewer, and longer: a WAL of 79 MB
 # stopped commits for 170 ms.
 LOG_BYTES_MAX = 4 << 20
 _LOG_BYTES_LEAST = 256 << 10  # however little ballast there is, or checkpoints would be all that is done
@@ -50,6 +50,11 @@ class Room:
     def close(self) -> None:
         """Give the ballast's room back, for the checkpoint that closing makes."""
         self._ballast.drop()
+
+    @property
+    def has_ballast(self) -> bool | None:
+        """Whether the reserve is there; None where the disk is too small for any."""
+        return self._ballast.is_aboard if self._ballast.size else None
 
     @property
     def log_bytes_max(self) -> int:
@@ -78,7 +83,7 @@ class Room:
             if not self._ballast.is_aboard and self._ballast.free_bytes() < 2 * self._ballast.size:
                 self._empty_log()  # while it can be: a transaction too large leaves its room to the log's file
             return
-        coming = _bytes_of(rows, size)
+        coming = self._bytes_of(rows, size)
         if self.log_bytes + coming > 2 * self.log_bytes_max:
             self._admit_much(coming)
         if self._ballast.size and not self._ballast.is_aboard:
@@ -91,7 +96,7 @@ class Room:
           rows: that were inserted, updated and deleted. Each changes about one page of its own.
           size: bytes of records among them.
         """
-        self.log_bytes += _bytes_of(rows, size)
+        self.log_bytes += self._bytes_of(rows, size)
 
     def attempt(self, job: Callable[[], Result], *, makes_room: bool = True) -> Result:
         """Do something that writes; where it finds no room, make some, and do it again.
@@ -159,7 +164,7 @@ class Room:
         """
         self._stuck = True
         try:
-            self.log_bytes = self._connection.checkpoint(truncate=truncate) * PAGE_BYTES
+            self.log_bytes = self._connection.checkpoint(truncate=truncate) * self._connection.page_bytes
         except StoreError:
             return False
         self._stuck = self.log_bytes > 0
@@ -178,6 +183,5 @@ class Room:
             left = f"{free >> 10} KiB are left, {size >> 10} are kept for making room"
             raise StoreFull(f"{self._connection.path}: the disk is full: {left}")
 
-
-def _bytes_of(rows: int, size: int) -> int:
-    return (rows + _TRANSACTION_PAGES) * PAGE_BYTES + size
+    def _bytes_of(self, rows: int, size: int) -> int:
+        return (rows + _TRANSACTION_PAGES) * self._connection.page_bytes + size

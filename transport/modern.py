@@ -269,8 +269,23 @@ def discover(request_id: RequestId, client: Mapping[str, str]) -> ModernRequest:
     Args:
       client: how we present ourselves: name and version.
     """
+    return own_request(request_id, DISCOVER, client)
+
+
+def own_request(
+    request_id: RequestId,
+    method: str,
+    client: Mapping[str, str],
+    params: Mapping[str, str] = MappingProxyType({}),
+) -> ModernRequest:
+    """Make a request of our own, of a method that names nothing in its headers.
+
+    Args:
+      client: how we present ourselves: name and version.
+      params: besides what every request carries.
+    """
     meta = {META_VERSION: REVISION, META_CAPABILITIES: {}, META_CLIENT: dict(client)}
-    return ModernRequest(jsonrpc.request(request_id, DISCOVER, {"_meta": meta}), ((METHOD_HEADER, DISCOVER),))
+    return ModernRequest(jsonrpc.request(request_id, method, {**params, "_meta": meta}), ((METHOD_HEADER, method),))
 
 
 def _mismatch(reason: str, request_id: RequestId | None) -> Rejection:

@@ -1,4 +1,4 @@
-"""The gateway while its Redis is away, under the policy `degrade`: killed and started again, or hanging.
+"""The gateway while its store is away, under the policy `degrade`: a Redis killed or hanging, a file without a place.
 
 Real processes: `outlast serve`, a Valkey server, and an upstream of the SDK.
 """
@@ -6,12 +6,14 @@ Real processes: `outlast serve`, a Valkey server, and an upstream of the SDK.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.bed import Bed
 from tests.e2e.gateway import Gateway
+from tests.e2e.process import ProcessFailed
 from tests.e2e.raw_client import LATEST, Answer, RawClient
 from tests.e2e.sdk_client import unique_key
 from tests.e2e.server_sent_events import Frame
@@ -48,6 +50,13 @@ async def degraded(gateway: Gateway) -> Any:
     return (await readiness(gateway)).json.get("degraded")
 
 
+async def wait_until_over(gateway: Gateway) -> None:
+    async def is_over() -> bool:
+        return await degraded(gateway) is None
+
+    await wait_until_asked("everything is written back", is_over)
+
+
 def go_away(redis_server: RedisServer, kind: str) -> None:
     if kind == "killed":
         redis_server.kill()
@@ -76,11 +85,7 @@ async def test_sessions_go_on_in_an_outage_and_all_of_it_is_kept_after(
     await late.open_session()
     assert (await degraded(gateway))["facts_not_durable"] > 0
     come_back(redis_server, kind)
-
-    async def is_over() -> bool:
-        return await degraded(gateway) is None
-
-    await wait_until_asked("everything is written back", is_over)
+    await wait_until_over(gateway)
     gateway.kill()
     ready = await gateway.start()
     assert (ready.restored, ready.uninitialized) == (2, 0)
@@ -115,8 +120,37 @@ async def test_a_crash_in_an_outage_takes_back_what_was_told_in_it_and_no_id_lie
             assert await replay.rest() == told[1:]
 
 
+async def test_a_file_whose_volume_comes_late_gets_all_that_was_told_before(bed: Bed, tmp_path: Path) -> None:
+    # The data directory leads to where a volume is going to be mounted: until then there is no place for a file.
+    volume, data = tmp_path / "volume", tmp_path / "data"
+    data.symlink_to(volume)
+    store = f"sqlite:{data}/outlast.db"
+    gateway = await bed.gateway(store=store, environment=DEGRADE, only=bed.lasting.plain.target)
+    client = RawClient(gateway.url())
+    await client.open_session()
+    during = await progress(client)
+    assert (await degraded(gateway))["facts_not_durable"] > 0
+    volume.mkdir()
+    await wait_until_over(gateway)
+    after = await progress(client)
+    gateway.kill()
+    ready = await gateway.start()
+    assert (ready.restored, ready.uninitialized) == (1, 0)
+    for told in (during, after):
+        async with client.get(told[0].id) as replay:
+            assert await replay.rest() == told[1:]
+
+
+async def test_without_degrade_a_file_without_a_place_is_refused_at_the_start(bed: Bed, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "volume")
+    store = f"sqlite:{tmp_path}/data/outlast.db"
+    gateway = Gateway(tmp_path / "gateway", {"only": bed.lasting.plain.target}, store=store)
+    with pytest.raises(ProcessFailed, match="data is no directory, or leads to none that is there"):
+        await gateway.start()
+
+
 async def test_refusing_nothing_new_is_told_in_an_outage(bed: Bed, redis_server: RedisServer) -> None:
-    gateway = await serving(bed, redis_server, {})
+    gateway = await serving(bed, redis_server, {"OUTLAST_RESTORE_WAIT_SECONDS": "3"})
     client, late = RawClient(gateway.url()), RawClient(gateway.url())
     await client.open_session()
     go_away(redis_server, "killed")

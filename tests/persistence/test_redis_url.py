@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from persistence.opening import shown_url
 from persistence.redis_url import RedisPlace, is_redis_url, read_redis_url
 from persistence.store import StoreUrlInvalid
 
@@ -92,3 +93,16 @@ def test_other_urls_are_refused_and_not_repeated(url: str) -> None:
 
 def test_other_stores_urls_are_none() -> None:
     assert [is_redis_url(url) for url in ("redis", "sqlite:redis:", "memory:", "redis+tls://x")] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory:", "memory:"),
+        ("sqlite:./data/outlast.db", "sqlite:./data/outlast.db"),
+        ("redis://someone:hunter2@kv.example:6380/3", "redis://kv.example:6380/3"),
+        ("postgres://someone:hunter2@db.example", "postgres:"),
+    ],
+)
+def test_a_store_url_is_shown_without_what_is_secret_in_it(url: str, shown: str) -> None:
+    assert shown_url(url) == shown

@@ -183,6 +183,23 @@ async def test_without_the_check_a_look_at_the_file_unlocks_it(path: Path, monke
     await store.aclose()
 
 
+@pytest.mark.parametrize("page_bytes", [1024, 4096, 16384])
+async def test_a_file_made_with_pages_of_another_size_is_kept_as_it_is(
+    path: Path, page_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_connection, "PAGE_BYTES", page_bytes)
+        await (await SqliteStore.open(path)).aclose()
+    store = await SqliteStore.open(path)
+    await store.commit(Batch(await store.claim("test"), (snapshot(),), (entry(),)))
+    assert store._database._connection.page_bytes == page_bytes
+    assert store._database.room.log_bytes >= 2 * page_bytes  # counted in pages of the file's own
+    assert await store.load("s") == snapshot()
+    await store.aclose()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA page_size").fetchone() == (page_bytes,)
+
+
 def _foreign_files() -> dict[str, bytes]:
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE theirs (x)")

@@ -21,6 +21,7 @@ from persistence import sqlite as sqlite_module
 from persistence import sqlite_room
 from persistence.records import Batch, Snapshot, Trim
 from persistence.sqlite import SqliteStore
+from persistence.sqlite_connection import PAGE_BYTES
 from persistence.store import (
     SnapshotCorrupt,
     Store,
@@ -42,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_full_store_rolls_back_and_works_again_when_there_is_room(path: Path) -> None:
-    store = await SqliteStore.open(path, pages_max=100)
+    store = await SqliteStore.open(path, pages_max=200)
     fence = await store.claim("test")
     count = await _fill_up(store, lambda n: Batch(fence, (_large(f"session {n}"),), (entry(f"session {n}"),)))
     assert count > 10
@@ -59,7 +60,7 @@ async def test_a_full_store_rolls_back_and_works_again_when_there_is_room(path: 
 
 
 async def test_trimming_makes_room(path: Path) -> None:
-    store = await SqliteStore.open(path, pages_max=100)
+    store = await SqliteStore.open(path, pages_max=200)
     fence = await store.claim("test")
     sequence = await _fill_up(store, lambda n: Batch(fence, (), (entry("s", n + 1, body=bytes(5000)),)))
     await store.commit(Batch(fence, (), (), (Trim("s", sequence // 2),)))
@@ -69,14 +70,14 @@ async def test_trimming_makes_room(path: Path) -> None:
 
 async def test_what_makes_room_is_written_with_the_ballast_s(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Dropping the ballast is made to give room here by lifting the page limit, the kind of full disk at hand.
-    store = await SqliteStore.open(path, pages_max=100)
+    store = await SqliteStore.open(path, pages_max=200)
     fence = await store.claim("test")
     count = await _fill_up(store, lambda n: Batch(fence, (_large(f"session {n}"),)))
     connection = store._database._connection
     monkeypatch.setattr(
         store._database.room._ballast,
         "drop",
-        lambda: bool(connection.execute("PRAGMA max_page_count = 200").fetchall()),
+        lambda: bool(connection.execute("PRAGMA max_page_count = 1000").fetchall()),
     )
     large_burial = Batch(fence, (), (), (), tuple(tombstone(f"{n} {'x' * 500}") for n in range(200)))
     with pytest.raises(StoreFull):  # what makes no room must not have the ballast
@@ -89,7 +90,7 @@ async def test_what_makes_room_is_written_with_the_ballast_s(path: Path, monkeyp
 
 
 async def test_without_ballast_not_even_an_end_can_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = await SqliteStore.open(path, pages_max=100)
+    store = await SqliteStore.open(path, pages_max=200)
     fence = await store.claim("test")
     await _fill_up(store, lambda n: Batch(fence, (_large(f"session {n}"),)))
     monkeypatch.setattr(store._database.room._ballast, "drop", lambda: False)
@@ -157,8 +158,8 @@ async def test_a_damaged_page_is_an_outage_for_its_readers_not_a_corrupt_session
     await store.aclose()
     assert isinstance(root, int)
     with path.open("r+b") as file:
-        file.seek((root - 1) * 4096)
-        file.write(b"\xff" * 4096)
+        file.seek((root - 1) * PAGE_BYTES)
+        file.write(b"\xff" * PAGE_BYTES)
     store = await SqliteStore.open(path)
     with pytest.raises(StoreUnavailable, match="malformed"):
         await store.load("session 7")

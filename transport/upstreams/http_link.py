@@ -20,6 +20,7 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
@@ -226,7 +227,7 @@ class StreamableHttpLink:
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
         failure = self._failure_of(head, body, opens=call.opens)
-        if failure is Failure.REFUSED and head.status not in (401, 403):
+        if failure is Failure.REFUSED and head.status not in REFUSALS:
             answer = error_answer(call.request_id, body)
             if answer is not None:
                 self._inbox.received(answer, about=call.request_id)
@@ -234,8 +235,10 @@ class StreamableHttpLink:
         self._refuse(call.ticket, failure, describe(head, body))
 
     def _failure_of(self, head: ResponseHead, body: bytes, *, opens: bool = False) -> Failure:
-        if head.status in (401, 403):
+        if head.status in REFUSALS:
             self.unauthorized = describe(head, body)
+            if opens or head.status == 401:  # 403 may be about this message alone: a scope that one tool wants
+                self._breaker.credentials_refused(self.unauthorized)
         if self.established.upstream_session_id and not opens and session_is_lost(head.status, body):
             return Failure.SESSION_LOST
         return failure_of(head.status)
