@@ -34,6 +34,7 @@ from outlast.tool_census import ToolCensus, taking
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from transport.access_log import AccessLog
 from transport.asgi import asgi_app
+from transport.clients.socket_conversation import WebSocketOptions
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
@@ -94,7 +95,13 @@ async def serve(
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
-        connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
+        connect = Upstreams(
+            settings.servers,
+            pool,
+            settings.server_headers,
+            settings.server_environment,
+            websocket_ping_seconds=settings.websocket_ping_seconds,
+        )
         stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
         own_tools = make_health_tool() if settings.expose_health_tool else None
@@ -161,7 +168,13 @@ async def _serve(
     *,
     task_status: trio.TaskStatus[HttpServer],
 ) -> None:
-    limits = HttpLimits(body_bytes_max=settings.body_bytes_max, write_seconds=settings.write_seconds_max)
+    limits = HttpLimits(
+        body_bytes_max=settings.body_bytes_max,
+        message_bytes_max=settings.websocket_message_bytes_max,
+        write_seconds=settings.write_seconds_max,
+        ping_seconds=settings.websocket_ping_seconds,
+        pong_seconds=settings.websocket_pong_seconds,
+    )
     await serve_http(
         listeners,
         front,
@@ -219,6 +232,11 @@ def _gateway(
             keepalive_comment_seconds=settings.keepalive_comment_seconds,
             away_seconds_max=settings.sse_session_ttl_seconds,
             public_path_prefix=settings.public_path_prefix,
+        ),
+        socket_options=WebSocketOptions(
+            initialize_seconds_max=settings.websocket_initialize_seconds_max,
+            messages_in_hand_max=settings.websocket_messages_in_hand_max,
+            return_seconds_max=settings.websocket_return_seconds_max,
         ),
         stateless=stateless,
         stateless_options=StatelessOptions(

@@ -63,6 +63,8 @@ class Upstreams:
         pool: HttpPool,
         headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        *,
+        websocket_ping_seconds: float = 25.0,
     ) -> None:
         """
         Args:
@@ -70,11 +72,19 @@ class Upstreams:
           pool: carries HTTP; it must be running.
           headers: sent to a server with every request, by the server's name: our credentials, never a client's.
           environment: variables for the process of a server, by the server's name.
+          websocket_ping_seconds: between pings, to servers over WebSocket.
         """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
         self._connectors: dict[str, Connect] = {
-            name: _connector(target, pool, headers.get(name, {}), environment.get(name, {}), self.breakers[name])
+            name: _connector(
+                target,
+                pool,
+                headers.get(name, {}),
+                environment.get(name, {}),
+                self.breakers[name],
+                websocket_ping_seconds,
+            )
             for name, target in servers.items()
         }
 
@@ -161,6 +171,7 @@ def _connector(
     headers: Mapping[str, str],
     environment: Mapping[str, str],
     breaker: Breaker,
+    websocket_ping_seconds: float,
 ) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
@@ -169,9 +180,10 @@ def _connector(
         case targets.SseTarget(url=url):
             return _Observed(LegacySseConnector(pool, url, headers), breaker)
         case targets.WebSocketTarget(url=url):
-            from transport.upstreams.websocket import WebSocketConnector  # as below
+            from transport.upstreams.websocket import WebSocketConnector, WebSocketLimits  # as below
 
-            return _Observed(WebSocketConnector(url, headers), breaker)
+            limits = WebSocketLimits(ping_seconds=websocket_ping_seconds)
+            return _Observed(WebSocketConnector(url, headers, limits), breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 

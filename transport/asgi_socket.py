@@ -119,8 +119,8 @@ class AsgiSocket:
         text: str | None = message.get("text")
         if text is None:
             return bytes(message.get("bytes") or b"")
-        if len(text) > self._limits.body_bytes_max:  # servers other than ours have limits of their own
-            await self.close(TOO_LARGE, f"a message has at most {self._limits.body_bytes_max} bytes")
+        if len(text) > self._limits.message_bytes_max:  # servers other than ours have limits of their own
+            await self.close(TOO_LARGE, f"a message has at most {self._limits.message_bytes_max} bytes")
             raise SocketGone("a message was too large", TOO_LARGE)
         return text
 

@@ -28,6 +28,7 @@ from transport.access_log import AccessLog
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
 from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.socket_conversation import WebSocketOptions
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
@@ -58,6 +59,7 @@ class Gateway:
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
         sse_options: LegacySseOptions = LegacySseOptions(),
+        socket_options: WebSocketOptions = WebSocketOptions(),
         stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
@@ -92,20 +94,17 @@ class Gateway:
         self._sockets: dict[str, WebSocketFace] = {}
         self._server_of: dict[str, str] = {}  # by path, for logs
         self._stateless: list[Stateless] = []
-        for name, upstream_transport in servers.items():
-            face: Face = StreamableHttp(
-                runtime,
-                name,
-                upstream_transport=upstream_transport,
-                options=options,
-                breaker=(breakers or {}).get(name),
-            )
+        for name, transport in servers.items():
+            breaker = (breakers or {}).get(name)
+            face: Face = StreamableHttp(runtime, name, upstream_transport=transport, options=options, breaker=breaker)
             if name in stateless:
                 face = BothEras(face, self._without_sessions(name, stateless[name], stateless_options))
-            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
-            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
+            legacy = LegacySse(runtime, name, upstream_transport=transport, options=sse_options, breaker=breaker)
+            sockets = WebSocketFace(
+                runtime, name, upstream_transport=transport, options=socket_options, breaker=breaker
+            )
             for prefix in (f"/servers/{name}/", "/") if len(servers) == 1 else (f"/servers/{name}/",):
-                self._add_paths(name, prefix, face, legacy, socket_face)
+                self._add_paths(name, prefix, face, legacy, sockets)
 
     def _without_sessions(self, name: str, upstream: StatelessUpstream, options: StatelessOptions) -> Stateless:
         own_tools, usage = self._runtime.own_tools, self._runtime.usage_of(name)

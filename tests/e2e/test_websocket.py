@@ -72,6 +72,30 @@ async def test_row_62_frames_are_text_of_a_bounded_size_and_pings_are_answered(b
     gateway.assert_is_well()
 
 
+async def test_bounds_of_a_connection_are_the_operators_to_set(bed: Bed) -> None:
+    environment = {
+        "OUTLAST_WEBSOCKET_MESSAGE_BYTES_MAX": "2048",
+        "OUTLAST_WEBSOCKET_INITIALIZE_SECONDS_MAX": "0.2",
+        "OUTLAST_WEBSOCKET_PING_SECONDS": "0.5",
+        "OUTLAST_WEBSOCKET_PONG_SECONDS": "0.5",
+    }
+    gateway = await bed.gateway(only=bed.lasting.plain.target, environment=environment)
+    async with connect(gateway) as client:
+        assert await client.end_code() == 4408
+    async with connect(gateway) as client:
+        await client.open_session()
+        await client.connection.send_message("x" * 3000)
+        assert await client.end_code() == 1009
+    raw = RawClient(gateway.url())
+    await raw.open_session()
+    assert await raw.call("echo", text="x" * 3000) == "x" * 3000, "bodies have a bound of their own"
+    async with connect(gateway) as client:
+        await client.open_session()
+        client.connection._wsproto.send = lambda event: b""  # type: ignore[method-assign]  # answers no ping
+        assert await client.end_code() == 1006
+    gateway.assert_is_well()
+
+
 async def test_row_62_loss_of_the_session_has_its_close_code(bed: Bed) -> None:
     gateway = await bed.gateway(only=bed.lasting.plain.target)
     async with connect(gateway, query="session_id=made-up") as client:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from persistence.shown import shown_id
 from tests.actors.worlds import World, open_world
-from tests.transport.clients.test_websocket import INITIALIZE
+from tests.transport.clients.socket_bed import INITIALIZE
 from tests.transport.fake_exchange import FakeExchange, get
 from tests.transport.fake_socket import FakeSocket
 from transport import guard

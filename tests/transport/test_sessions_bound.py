@@ -11,8 +11,8 @@ from trio.testing import MockClock, memory_stream_one_way_pair, wait_all_tasks_b
 from actors import jsonrpc
 from actors.ids import Principal
 from tests.actors.worlds import World, open_session, open_world
+from tests.transport.clients import socket_bed as websocket
 from tests.transport.clients import test_legacy_sse as legacy
-from tests.transport.clients import test_websocket as websocket
 from tests.transport.clients.test_streamable_http import face_of, handled
 from tests.transport.fake_exchange import post
 from tests.transport.fake_socket import FakeSocket

@@ -21,7 +21,7 @@ from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.credentials import REFUSALS
-from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, read_terms, split_batch
+from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
@@ -37,7 +37,8 @@ from transport.upstreams.http_limits import HttpLimits, LinkStatistics
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, write_head
+from transport.upstreams.http_target import POST_HEADERS, HttpTarget, write_head
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long as any header we would send
 _ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
@@ -178,23 +179,15 @@ class StreamableHttpLink:
     # ---- heads ----
 
     def _post_head(self, session_headers: Sequence[tuple[str, str]]) -> bytes:
-        own = (
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json, text/event-stream"),
-            ("Accept-Encoding", "identity"),
-        )
-        return write_head("POST", self._target, (*self._headers, *own, *session_headers)) + b"Content-Length: "
+        return write_head("POST", self._target, (*self._headers, *POST_HEADERS, *session_headers)) + b"Content-Length: "
 
     def _post(self, body: bytes, head: bytes) -> bytes:
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
     def _session_headers(self) -> list[tuple[str, str]]:
-        headers = []
-        if self.established.upstream_session_id:
-            headers.append(("Mcp-Session-Id", self.established.upstream_session_id))
-        if self._version:
-            headers.append(("MCP-Protocol-Version", self._version))
-        return headers
+        session_id = self.established.upstream_session_id
+        headers = (("Mcp-Session-Id", session_id), ("MCP-Protocol-Version", self._version))
+        return [(name, value) for name, value in headers if value]
 
     def _submit_quietly(self, request: bytes, purpose: str) -> None:
         job = QuietJob(request, purpose, silence_seconds_max=self._limits.post_seconds_max)
@@ -221,8 +214,8 @@ class StreamableHttpLink:
         stream = EventStream(call.request_id, ticket=call.ticket)
         self._take_messages(call, stream, body, "")
         if not stream.settled:
-            detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            detail = describe_unreadable(stream.unreadable or "it answers something else", body)
+            self._refuse(call.ticket, Failure.UNREADABLE, detail)
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
@@ -273,26 +266,30 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
+        elif stream.torn and not stream.doubted and stream.about is not About.NOTHING:
+            stream.doubted = True
+            self._inbox.start_soon(self._doubt, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
         job.abandon()
         self._jobs.discard(job)
         if stream.about is not About.NOTHING and not stream.settled:
-            stream.settled = True
-            self._refuse(stream.ticket, failure, detail)
+            self._settle(stream, failure, detail)
+
+    def _settle(self, stream: EventStream, failure: Failure, detail: str) -> None:
+        stream.settled = True
+        self._refuse(stream.ticket, failure, detail)
 
     def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
         self._jobs.discard(call)
         if stream.settled or self._closed:
             return
-        if stream.malformed_last:
-            stream.settled = True
-            self._refuse(stream.ticket, Failure.REFUSED, "a malformed message came instead of the answer")
+        if stream.unreadable:
+            self._settle(stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
         elif stream.cursor and not call.opens:
             self._inbox.start_soon(self._resume, stream)
         else:
-            stream.settled = True
-            self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
+            self._settle(stream, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
 
     def _take_messages(self, call: CallJob | None, stream: EventStream, text: bytes, cursor: str) -> None:
         """Put the messages of one event, or of one JSON document, into the inbox."""
@@ -301,18 +298,24 @@ class StreamableHttpLink:
                 message = parse(raw)
             except InvalidMessage as error:
                 self._malformed += 1
-                stream.malformed_last = True
-                if is_power_of_two(self._malformed):
-                    origin = str(self._target.origin)
-                    _log.warning("upstream_message_malformed", upstream=origin, count=self._malformed, why=error.reason)
+                log_unreadable(_log, raw, error, self._malformed, upstream=str(self._target.origin))
+                if stream.misheard(raw, error.reason):
+                    self._settle(stream, Failure.UNREADABLE, describe_unreadable(error.reason))
                 continue
-            stream.malformed_last = False
+            stream.heard()
             if message.kind is not Kind.RESPONSE:
                 self._inbox.received(message, about=stream.about, cursor=cursor)
             elif stream.settled or isinstance(stream.about, About):
                 self._stray += 1
             else:
                 self._take_answer(call, stream, message, cursor)
+
+    async def _doubt(self, job: CallJob | GetJob, stream: EventStream) -> None:
+        """End a call behind half an answer. A server that goes on behind that has told something else with it."""
+        await trio.sleep(self._limits.torn_seconds_max)
+        stream.doubted = False
+        if stream.torn and not stream.settled:
+            self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
 
     def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
         assert not isinstance(stream.about, About)
@@ -396,8 +399,7 @@ class StreamableHttpLink:
             failures = 0 if get.opened else failures + 1
             why = self._why_not_again(get, failures, trio.current_time() - silent_since)
             if why:
-                stream.settled = True
-                self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
+                self._settle(stream, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
                 return
             pause = stream.retry_seconds(self._limits.retry_seconds_max)
             await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))

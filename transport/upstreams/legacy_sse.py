@@ -22,7 +22,7 @@ from actors.link import ConnectFailed, ConnectRejected, Established, Failure, In
 from actors.state import SessionState
 from transport.sse import Event, EventTooLarge, Parser
 from transport.upstreams.credentials import REFUSALS, Credentials
-from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
+from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, reinitialize, split_batch
 from transport.upstreams.http_answers import describe, error_answer, failure_of, session_is_lost
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_jobs import QuietJob
@@ -31,6 +31,7 @@ from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import HttpTarget, check_headers, every_header, write_head
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 # In front of the endpoint, where sessions keep the upstream's name for them. A session id of Streamable HTTP has no
 # spaces in it, so neither is taken for the other.
@@ -186,7 +187,7 @@ class LegacySseLink:
             raise LinkLost(self._gone)
         is_request = message.kind is Kind.REQUEST
         if is_request:
-            self._in_flight.add(message)
+            self._in_flight.add(message, ticket)
         # Most servers accept at once; some answer the POST of a call when they have carried it out.
         silence = self._limits.call_silence_seconds_max if is_request else self._limits.post_seconds_max
         lane = Lane.CALL if is_request else Lane.URGENT
@@ -293,11 +294,12 @@ class LegacySseLink:
     def _take_raw(self, raw: bytes) -> None:
         try:
             message = parse(raw)
-        except InvalidMessage as error:
+        except InvalidMessage as invalid:
             self._malformed += 1
-            if is_power_of_two(self._malformed):
-                origin = str(self._target.origin)
-                _log.warning("upstream_message_malformed", upstream=origin, count=self._malformed, why=error.reason)
+            log_unreadable(_log, raw, invalid, self._malformed, upstream=str(self._target.origin))
+            ticket = self._in_flight.misanswered(raw)
+            if ticket is not None:
+                self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))
             return
         if message.kind is not Kind.RESPONSE:
             self._inbox.received(message, about=self._in_flight.about(message))

@@ -29,6 +29,7 @@ from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 SUBPROTOCOL = "mcp"
 _ADOPTION_SECONDS_MAX = 1.0  # a task that was asked for starts at the loop's next turn
@@ -203,7 +204,7 @@ class WebSocketLink:
         if problem:
             self._inbox.refused(ticket, Failure.NOT_SENT, problem)
         elif is_request:
-            self._in_flight.add(message)
+            self._in_flight.add(message, ticket)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if not self._gone:
@@ -353,11 +354,12 @@ class WebSocketLink:
         for each in split_batch(raw):
             try:
                 self._take_message(parse(each))
-            except InvalidMessage:
+            except InvalidMessage as invalid:
                 self._malformed += 1
-                if is_power_of_two(self._malformed):
-                    excerpt = each[:200].decode("utf-8", "replace")
-                    self._log.warning("upstream_noise", count=self._malformed, excerpt=excerpt)
+                log_unreadable(self._log, each, invalid, self._malformed, "upstream_noise")
+                ticket = self._in_flight.misanswered(each)
+                if ticket is not None:
+                    self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))
 
     def _take_message(self, message: Message) -> None:
         if message.kind is not Kind.RESPONSE:
