@@ -41,6 +41,7 @@ from transport.operators import Operators
 from transport.quota import Quota
 from transport.served import ServedRequest
 from transport.socket_exchange import SocketExchange
+from transport.told_socket import ToldSocket
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -184,9 +185,20 @@ class Gateway:
         served = ServedRequest(socket.head, self._server_of.get(socket.head.path, ""))
         serving(served)
         try:
-            await self._answer_socket(socket)
+            if self._access_log is None:
+                await self._answer_socket(socket)
+            else:
+                await self._answer_told(ToldSocket(socket, served, self._access_log))
         finally:
             served.end()
+
+    async def _answer_told(self, socket: ToldSocket) -> None:
+        try:
+            await self._answer_socket(socket)
+        except BaseException as error:  # told of, and raised again
+            socket.tell_end(error)
+            raise
+        socket.tell_end()
 
     async def _answer_socket(self, socket: SocketExchange) -> None:
         head = socket.head

@@ -270,7 +270,23 @@ def discover(request_id: RequestId, client: Mapping[str, str]) -> ModernRequest:
     Args:
       client: how we present ourselves: name and version.
     """
-    return _of_ours(request_id, DISCOVER, client, {})
+    return own_request(request_id, DISCOVER, client)
+
+
+def own_request(
+    request_id: RequestId,
+    method: str,
+    client: Mapping[str, str],
+    params: Mapping[str, str] = MappingProxyType({}),
+) -> ModernRequest:
+    """Make a request of our own, of a method that names nothing in its headers.
+
+    Args:
+      client: how we present ourselves: name and version.
+      params: besides what every request carries.
+    """
+    meta = {META_VERSION: REVISION, META_CAPABILITIES: {}, META_CLIENT: dict(client)}
+    return ModernRequest(jsonrpc.request(request_id, method, {**params, "_meta": meta}), ((METHOD_HEADER, method),))
 
 
 def list_tools(request_id: RequestId, client: Mapping[str, str], cursor: str) -> ModernRequest:
@@ -280,20 +296,12 @@ def list_tools(request_id: RequestId, client: Mapping[str, str], cursor: str) ->
       client: how we present ourselves: name and version.
       cursor: of the page; "": the first.
     """
-    return _of_ours(request_id, "tools/list", client, {"cursor": cursor} if cursor else {})
+    return own_request(request_id, "tools/list", client, {"cursor": cursor} if cursor else {})
 
 
 def mismatched(request: ModernRequest, reason: str) -> Message:
     """Make the answer to a request whose headers and body differ."""
     return jsonrpc.error(request.id, HEADER_MISMATCH, f"header mismatch: {reason}")
-
-
-def _of_ours(
-    request_id: RequestId, method: str, client: Mapping[str, str], params: Mapping[str, object]
-) -> ModernRequest:
-    meta = {META_VERSION: REVISION, META_CAPABILITIES: {}, META_CLIENT: dict(client)}
-    message = jsonrpc.request(request_id, method, {**params, "_meta": meta})
-    return ModernRequest(message, ((METHOD_HEADER, method),))
 
 
 def _mismatch(reason: str, request_id: RequestId | None) -> Rejection:

@@ -14,7 +14,8 @@ import trio_websocket
 
 from tests.e2e.bed import Bed
 from tests.e2e.gateway import Gateway
-from tests.e2e.old_sdk import OldUpstream, install, run_client
+from tests.e2e.old_sdk import OldUpstream, run_client
+from tests.e2e.peers.installing import python_packages
 from tests.e2e.raw_client import Json, RawClient
 from tests.e2e.sdk_client import unique_key
 from tests.e2e.socket_client import WITH_IDS, SocketClient, connect
@@ -24,10 +25,9 @@ OUTCOME_UNKNOWN = -32011
 
 
 @pytest.fixture(scope="session")
-def old_packages(pytestconfig: pytest.Config) -> Path:
-    """mcp 1.x, installed once and kept with pytest's cache."""
-    assert pytestconfig.cache is not None
-    return install(pytestconfig.cache.mkdir("mcp1"))
+def old_packages() -> Path:
+    """mcp 1.x."""
+    return python_packages()
 
 
 @pytest.fixture

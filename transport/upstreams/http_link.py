@@ -20,6 +20,7 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, read_terms, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
@@ -203,8 +204,7 @@ class StreamableHttpLink:
             if not (call.opens and self.opening_declined(call, head, body)):
                 self.decline(call, head, body)
         elif not body.strip():
-            detail = f"HTTP {head.status} without an answer to a request"
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            self._refuse(call.ticket, Failure.REFUSED, f"HTTP {head.status} without an answer to a request")
         else:
             call.head = head
             self._read_document(call, body)
@@ -213,13 +213,12 @@ class StreamableHttpLink:
         stream = EventStream(call.request_id, ticket=call.ticket)
         self._take_messages(call, stream, body, "")
         if not stream.settled:
-            detail = describe_unreadable(stream.unreadable or "it answers something else", body)
-            self._refuse(call.ticket, Failure.UNREADABLE, detail)
+            self._refuse(call.ticket, Failure.UNREADABLE, describe_unreadable(stream.unreadable, body))
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
         failure = self._failure_of(head, body, opens=call.opens)
-        if failure is Failure.REFUSED and head.status not in (401, 403):
+        if failure is Failure.REFUSED and head.status not in REFUSALS:
             answer = error_answer(call.request_id, body)
             if answer is not None:
                 self._inbox.received(answer, about=call.request_id)
@@ -227,8 +226,10 @@ class StreamableHttpLink:
         self._refuse(call.ticket, failure, describe(head, body))
 
     def _failure_of(self, head: ResponseHead, body: bytes, *, opens: bool = False) -> Failure:
-        if head.status in (401, 403):
+        if head.status in REFUSALS:
             self.unauthorized = describe(head, body)
+            if opens or head.status == 401:  # 403 may be about this message alone: a scope that one tool wants
+                self._breaker.credentials_refused(self.unauthorized)
         if self.established.upstream_session_id and not opens and session_is_lost(head.status, body):
             return Failure.SESSION_LOST
         return failure_of(head.status)
@@ -263,8 +264,7 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
-        elif stream.torn and not stream.doubted and stream.about is not About.NOTHING:
-            stream.doubted = True
+        elif stream.begins_doubt():
             self._inbox.start_soon(self._doubt, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:

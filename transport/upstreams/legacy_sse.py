@@ -21,6 +21,7 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.sse import Event, EventTooLarge, Parser
+from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, reinitialize, split_batch
 from transport.upstreams.http_answers import describe, error_answer, failure_of, session_is_lost
 from transport.upstreams.http_connection import Job, Lane
@@ -62,16 +63,18 @@ class LegacySseConnector:
       pool: carries the requests; it must be running.
       url: of the stream.
       headers: sent with every request, e.g. the gateway's own credentials; never shown.
+      credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
     pool: HttpPool
     url: str
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
+    credentials: Credentials = Credentials.OPERATORS
 
     def link(self, inbox: Inbox) -> LegacySseLink:
         """Make a link that has yet to be opened, and is closed by whoever opens it."""
-        return LegacySseLink(self.pool, self.url, every_header(self.headers), inbox, self.limits)
+        return LegacySseLink(self.pool, self.url, every_header(self.headers), inbox, self.limits, self.credentials)
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> LegacySseLink:
         """Open a stream, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -95,7 +98,7 @@ class LegacySseConnector:
         except BaseException as error:  # cancelled, too
             link.close(end_session=True)
             if isinstance(error, ConnectFailed) and link.unauthorized:
-                raise ConnectRejected("auth_gone", link.unauthorized) from None
+                raise self.credentials.refused(link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
         rehearsal.hand_over_soon()
@@ -106,11 +109,18 @@ class LegacySseLink:
     """Implements `actors.link.Link`. Has a connection for as long as it lives, and no task."""
 
     def __init__(
-        self, pool: HttpPool, url: str, headers: Sequence[tuple[str, str]], inbox: Inbox, limits: HttpLimits
+        self,
+        pool: HttpPool,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        inbox: Inbox,
+        limits: HttpLimits,
+        credentials: Credentials,
     ) -> None:
         """Args:
         url: of the stream.
         headers: what every request carries besides the protocol's own headers.
+        credentials: whose those are.
         """
         self.established = Established()
         self.resumable = False
@@ -121,6 +131,7 @@ class LegacySseLink:
         self._headers = headers
         self._inbox = inbox
         self._limits = limits
+        self._credentials = credentials
         self._parser = Parser()
         self._stream: _Stream | None = None
         self._settled = trio.Event()  # the endpoint is known, or will not be
@@ -213,8 +224,8 @@ class LegacySseLink:
     def stream_declined(self, head: ResponseHead, body: bytes) -> None:
         """Something else than a stream came."""
         detail = describe(head, body)
-        if head.status in (401, 403):
-            self._settle(ConnectRejected("auth_gone", detail))
+        if head.status in REFUSALS:
+            self._settle(self._credentials.refused(detail))
         elif head.status in (408, 425, 429) or head.status >= 500:
             self._settle(ConnectFailed(detail))
         else:
@@ -306,12 +317,12 @@ class LegacySseLink:
             if post.message.kind is not Kind.REQUEST:
                 self._inbox.delivered(post.ticket)
             return
-        if head.status in (401, 403):
+        if head.status in REFUSALS:
             self.unauthorized = describe(head, body)
         opens = post.message.method == INITIALIZE
         failure = Failure.SESSION_LOST if not opens and session_is_lost(head.status, body) else failure_of(head.status)
         request_id = post.message.id
-        if failure is Failure.REFUSED and post.message.kind is Kind.REQUEST and head.status not in (401, 403):
+        if failure is Failure.REFUSED and post.message.kind is Kind.REQUEST and head.status not in REFUSALS:
             assert request_id is not None
             answer = error_answer(request_id, body)
             if answer is not None and request_id in self._in_flight:

@@ -17,6 +17,8 @@ from actors.link import Failure
 from transport import modern
 from transport.modern import ModernRequest
 from transport.sse import EventTooLarge, Parser
+from transport.upstreams.breaker import Breaker
+from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.era import Era, EraKnowledge, EraLimits, EraUnknown, Verdict, judge
 from transport.upstreams.handshake import is_power_of_two, own_id
 from transport.upstreams.http_answers import answer_to, describe, error_answer, failure_of
@@ -44,14 +46,17 @@ class StatelessHttp:
         *,
         limits: HttpLimits = HttpLimits(),
         era_limits: EraLimits = EraLimits(),
+        breaker: Breaker | None = None,
     ) -> None:
         """Args:
         pool: carries the requests; it must be running.
         headers: sent with every request, e.g. the gateway's own credentials; never shown.
+        breaker: is told whether the upstream lets us in, and nothing else.
         """
         check_headers(headers or {})
         self.era = EraKnowledge(str(target.origin), self._ask_era, era_limits)
         self.strange = 0  # messages that were not passed on, since they are none, or requests, or answer nothing
+        self.breaker = breaker or Breaker()
         self._pool = pool
         self._target = target
         self._limits = limits
@@ -90,7 +95,7 @@ class StatelessHttp:
         if isinstance(end, Answer):
             era = judge(end.message)
             return Verdict(era, sure=era is Era.MODERN or end.status < 500)
-        if end.failure is Failure.NOT_SENT or end.status in _UNAUTHORIZED:
+        if end.failure is Failure.NOT_SENT or end.status in REFUSALS:
             raise EraUnknown(end.detail)
         return Verdict(Era.HANDSHAKE, sure=end.failure in _SURE and end.status < 500)
 
@@ -146,6 +151,7 @@ class _CallJob(Job):
         if head.is_encoded:
             self._end(NoAnswer(Failure.REFUSED, "the answer is compressed, which nobody asked for"))
         elif 200 <= head.status < 300:
+            self._upstream.breaker.credentials_accepted()
             self._end(self._read_document(head, body))
         else:
             self._end(self._read_refusal(head, body))
@@ -167,7 +173,9 @@ class _CallJob(Job):
 
     def _read_refusal(self, head: ResponseHead, body: bytes) -> Answer | NoAnswer:
         """Pass on an error, with its status; our own credentials are no concern of a client's."""
-        error = None if head.status in _UNAUTHORIZED else error_answer(self._id, body)
+        if head.status == 401:  # 403 may be about this request alone
+            self._upstream.breaker.credentials_refused(describe(head, body))
+        error = None if head.status in REFUSALS else error_answer(self._id, body)
         if head.status in _DOUBTFUL and (error is None or modern.error_code(error) not in _MODERN_REFUSALS):
             self._upstream.era.forget()
         if error is not None:
@@ -175,6 +183,7 @@ class _CallJob(Job):
         return NoAnswer(failure_of(head.status), describe(head, body), head.status)
 
     def stream_opened(self, head: ResponseHead) -> None:
+        self._upstream.breaker.credentials_accepted()
         if head.is_encoded:
             self.abandon()
             self._end(NoAnswer(Failure.OUTCOME_UNKNOWN, "the stream is compressed, which nobody asked for"))
@@ -228,7 +237,6 @@ class _CallJob(Job):
 
 
 _SURE = (Failure.REFUSED, Failure.UNREADABLE)  # the server has said something, and it is not of this era
-_UNAUTHORIZED = (401, 403)
 _DOUBTFUL = (400, 404, 405, 406, 415)  # what servers of the handshake era refuse requests of this one with
 # What a server of this era refuses requests with; any other refusal may come from one that does not speak it any more.
 _MODERN_REFUSALS = modern.ERA_CODES | {-32601, -32602}
