@@ -273,6 +273,21 @@ def discover(request_id: RequestId, client: Mapping[str, str]) -> ModernRequest:
     return own_request(request_id, DISCOVER, client)
 
 
+def list_tools(request_id: RequestId, client: Mapping[str, str], cursor: str) -> ModernRequest:
+    """Make a request of our own that asks a server for its tools.
+
+    Args:
+      client: how we present ourselves: name and version.
+      cursor: of the page; "": the first.
+    """
+    return own_request(request_id, "tools/list", client, {"cursor": cursor} if cursor else {})
+
+
+def mismatched(request: ModernRequest, reason: str) -> Message:
+    """Make the answer to a request whose headers and body differ."""
+    return jsonrpc.error(request.id, HEADER_MISMATCH, f"header mismatch: {reason}")
+
+
 def own_request(
     request_id: RequestId,
     method: str,
@@ -287,21 +302,6 @@ def own_request(
     """
     meta = {META_VERSION: REVISION, META_CAPABILITIES: {}, META_CLIENT: dict(client)}
     return ModernRequest(jsonrpc.request(request_id, method, {**params, "_meta": meta}), ((METHOD_HEADER, method),))
-
-
-def list_tools(request_id: RequestId, client: Mapping[str, str], cursor: str) -> ModernRequest:
-    """Make a request of our own that asks a server for its tools.
-
-    Args:
-      client: how we present ourselves: name and version.
-      cursor: of the page; "": the first.
-    """
-    return own_request(request_id, "tools/list", client, {"cursor": cursor} if cursor else {})
-
-
-def mismatched(request: ModernRequest, reason: str) -> Message:
-    """Make the answer to a request whose headers and body differ."""
-    return jsonrpc.error(request.id, HEADER_MISMATCH, f"header mismatch: {reason}")
 
 
 def _mismatch(reason: str, request_id: RequestId | None) -> Rejection:

@@ -27,6 +27,7 @@ SLOW_COMMITS = "--slow-commits"
 OPEN_GATE = "--open-gate"
 FORGET_CALLS = "--forget-calls"
 RUN_AGAIN = "--run-again"
+NO_LOOKS = "--no-looks"
 NO_OWNERS = "--no-owners"
 
 # How each road is chosen: the hot one is the default.
