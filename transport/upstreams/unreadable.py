@@ -45,8 +45,10 @@ def describe_unreadable(why: str, document: bytes = b"") -> str:
     """Say to whoever called what came of that.
 
     Args:
+      why: "": it is a message, and answers something else.
       document: what came, where it came to that call alone; only its beginning is said.
     """
+    why = why or "it answers something else"
     begins = repr(document[:_SHOWN_BYTES].decode("utf-8", "replace")) if document else ""
     excerpt = f", it begins with {begins}" if begins else ""
     return f"what the server answered is no JSON-RPC answer ({why}{excerpt}); it may have been carried out"
