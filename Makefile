@@ -14,6 +14,13 @@ BIN := $(VENV)/bin
 SERVERS := $(VENV)/servers
 TIME_SERVER := $(SERVERS)/bin/mcp-server-time
 
+# ARGS names some tests (or options of pytest's). Without it all tests run: one after the other, or with WORKERS=2 (or
+# more, or auto: as many as there are cores) files of them side by side. A file stays in one process, with what its tests
+# share; what is collected last are the small ones.
+WORKERS ?= 0
+ARGS ?=
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 PIP_INSTALL := -m pip install --quiet --progress-bar off --disable-pip-version-check
 
 # A recipe that fails half-way leaves no target behind that looks finished.
@@ -27,8 +34,8 @@ serve: $(VENV)/installed $(TIME_SERVER) ## serve mcp-server-time on http://$(LIS
 	@# exec: a signal for make is to reach the gateway, and not a shell between them
 	exec $(BIN)/outlast serve --listen "$(LISTEN)" --store "$(STORE)" --server time=stdio:$(TIME_SERVER)
 
-test: $(VENV)/installed-test ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-test ## run all tests, or those that ARGS names
+	$(BIN)/python -m pytest $(or $(ARGS),$(SIDE_BY_SIDE))
 
 check: $(VENV)/installed-test ## formatting, lint, strict types, layers, tests: what must be green
 	$(BIN)/ruff format --check .

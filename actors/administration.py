@@ -29,6 +29,7 @@ from actors.runtime import Runtime
 from actors.session import SessionActor
 from actors.snapshots import from_snapshot, history_of
 from actors.state import SessionState
+from actors.upstream_ending import Told, UpstreamEnd
 from persistence.records import SnapshotHeader
 from persistence.store import SnapshotCorrupt, StoreUnavailable
 
@@ -199,8 +200,11 @@ class Administration:
 
     # ---- changing ----
 
-    async def close(self, session_id: SessionId) -> None:
+    async def close(self, session_id: SessionId) -> UpstreamEnd:
         """End a session for good: here, in the store and upstream. One whose record cannot be read ends, too.
+
+        Returns:
+          Whether its server was told, for which this waits for some seconds; it has ended here in any case.
 
         Raises:
           OutcomeUnknown, SessionUnavailable, SessionNotFound
@@ -211,12 +215,14 @@ class Administration:
         outcome = await self._ask(actor, lambda ticket: say.Close(ticket, "admin"))
         if not (isinstance(outcome, NotDone) and actor.load_failure):
             _require(outcome)
-            return
+            ending = actor.upstream_ending
+            return UpstreamEnd(Told.NOTHING) if ending is None else await ending.wait()
         self._registry.remove(session_id, "admin")
         with trio.move_on_after(self._shared.store_wait_seconds) as waiting:
             await self._runtime.settled()
         if waiting.cancelled_caught:
             raise OutcomeUnknown("the store does not answer; the session ends when it does")
+        return UpstreamEnd(Told.NOT_TOLD, "its record cannot be read, so it is not known as what its server knows it")
 
     async def reinitialize(self, session_id: SessionId) -> None:
         """Drop a session's upstream session, and do its kept handshake again.

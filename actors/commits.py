@@ -77,7 +77,10 @@ class Commits:
           durable_through: up to which sequence it is durable, if it is only now made.
         """
         if self.log is None:
-            self.log = EventLog(self._session_id, self._shared.store.read_log, durable_through=durable_through)
+            shared = self._shared
+            self.log = EventLog(
+                self._session_id, shared.store.read_log, durable_through=durable_through, counts=shared.log_counts
+            )
         return self.log
 
     # ---- a turn ----
@@ -165,6 +168,7 @@ class Commits:
         trim = None
         if state.log.trimmed_through > before.log.trimmed_through:
             trim = Trim(self._session_id, state.log.trimmed_through)
+            self._shared.log_counts.left_logs += state.log.trimmed_through - before.log.trimmed_through
             self.event_log(before.log.next_sequence - 1).trim(state.log.trimmed_through)
         try:
             self._shared.writer.submit(

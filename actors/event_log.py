@@ -44,6 +44,17 @@ class ReadLog(Protocol):
     async def __call__(self, session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]: ...
 
 
+class LogCounts:
+    """What all event logs of a runtime have let go of, since the start."""
+
+    __slots__ = ("cursors_lost", "left_logs", "left_memory")
+
+    def __init__(self) -> None:
+        self.left_logs = 0  # events that fell off their log's bounds: they cannot be replayed any more
+        self.left_memory = 0  # events that fell off the tails in memory: readers get them from the store
+        self.cursors_lost = 0  # readers told that what comes after their cursor is no longer kept
+
+
 # Most sessions in memory have nothing in their tails and no readers: these stand in until there is something, and save
 # a kilobyte for each.
 _NO_ORDER: deque[int] = deque(maxlen=0)
@@ -55,6 +66,7 @@ class EventLog:
 
     __slots__ = (
         "_bytes",
+        "_counts",
         "_ending",
         "_order",
         "_read_log",
@@ -67,7 +79,13 @@ class EventLog:
         "read_until_seconds",
     )
 
-    def __init__(self, session_id: SessionId, read_log: ReadLog, *, durable_through: int) -> None:
+    def __init__(
+        self, session_id: SessionId, read_log: ReadLog, *, durable_through: int, counts: LogCounts | None = None
+    ) -> None:
+        """Args:
+        counts: are kept along; None: nobody wants to know.
+        """
+        self._counts = counts or LogCounts()
         self._session_id = session_id
         self._read_log = read_log
         self.read_until_seconds = 0.0  # when a reader left last, on trio's clock
@@ -105,6 +123,7 @@ class EventLog:
             if tail[0].sequence > self._released:
                 return  # bounded all the same: the gate's backlog is what is not yet released
             self._drop_oldest()
+            self._counts.left_memory += 1
 
     def _drop_oldest(self) -> None:
         stream_id = self._order.popleft()
@@ -196,10 +215,14 @@ class EventLog:
             kept = await self._read_log(self._session_id, stream=stream_id, after=after, limit=limit)
             entries = [entry for entry in kept if entry.sequence <= self._released]
             if entries and entries[0].offset != after + 1 and not gap_allowed:
-                raise CursorLost(f"events after {after} of this stream are no longer kept")
+                raise self._cursor_lost(after)
             if not entries and self._from_tail(stream_id, after) is None and last_offset > after and not gap_allowed:
-                raise CursorLost(f"events after {after} of this stream are no longer kept")
+                raise self._cursor_lost(after)
         return entries
+
+    def _cursor_lost(self, after: int) -> CursorLost:
+        self._counts.cursors_lost += 1
+        return CursorLost(f"events after {after} of this stream are no longer kept")
 
     def _from_tail(self, stream_id: int, after: int) -> list[LogEntry] | None:
         """Give what the tail has after this offset; None if it does not reach back that far."""

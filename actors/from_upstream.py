@@ -254,6 +254,7 @@ _CODES = {
     Failure.SESSION_LOST: jsonrpc.UPSTREAM_UNAVAILABLE,
     Failure.OUTCOME_UNKNOWN: jsonrpc.OUTCOME_UNKNOWN,
     Failure.REFUSED: jsonrpc.INTERNAL_ERROR,
+    Failure.UNREADABLE: jsonrpc.UNREADABLE_ANSWER,
 }
 
 

@@ -132,6 +132,7 @@ class SessionHandle:
         actor = await self._present(say.Listen if stream_id == STANDALONE_STREAM else say.Look)
         found = actor.stream(stream_id)
         if found is None or (after is not None and not is_of(after, found, actor.state.log.epoch)):
+            self._registry.shared.log_counts.cursors_lost += 1
             raise CursorLost("the stream of this event id is no longer kept")
         if after is None:
             offset = actor.state.shown_offset if unshown else 0

@@ -31,6 +31,7 @@ UPSTREAM_UNAVAILABLE = -32010  # could not be reached; nothing was run; try agai
 OUTCOME_UNKNOWN = -32011  # it may have run; the answer is lost; it was not run again
 REQUEST_TIMED_OUT = -32012  # no answer within the limit; the upstream was told to cancel
 OVERLOADED = -32013  # a bound was reached; nothing was run; try again later
+UNREADABLE_ANSWER = -32014  # it may have run; what came in place of its answer is none; it was not run again
 
 
 class Kind(enum.Enum):
@@ -172,6 +173,38 @@ def _explain(raw: bytes, error: Exception) -> InvalidMessage:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         id = None
     return InvalidMessage(INVALID_REQUEST, f"not a JSON-RPC 2.0 message: {error}", id)
+
+
+class _Misanswer(msgspec.Struct, gc=False):
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    jsonrpc: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    method: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_misanswer = reader(_Misanswer)
+_decode_request_id = msgspec.json.Decoder(int | str).decode
+
+
+def misanswered_id(raw: bytes) -> RequestId | None:
+    """Tell which request something that is no message was meant to answer.
+
+    Args:
+      raw: what `parse` has refused.
+
+    Returns:
+      None where it names none, is no JSON, or could be something else: a request, which has ids of its own, or a line
+      of a log in JSON, which has nothing of an answer but perhaps an id.
+    """
+    try:
+        seen = _decode_misanswer(raw)
+        id = None if seen.id is msgspec.UNSET else _decode_request_id(seen.id)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    answers = seen.result is not msgspec.UNSET or seen.error is not msgspec.UNSET
+    is_ours = answers or (seen.jsonrpc is not msgspec.UNSET and seen.method is msgspec.UNSET)
+    return id if is_ours else None
 
 
 _encode = msgspec.json.Encoder().encode

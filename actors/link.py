@@ -39,6 +39,7 @@ class Failure(enum.Enum):
     SESSION_LOST = "session_lost"  # the other side no longer knows this session: re-open it, then send again
     OUTCOME_UNKNOWN = "outcome_unknown"  # it may have been acted on: never send it again
     REFUSED = "refused"  # the other side saw it and said no
+    UNREADABLE = "unreadable"  # what came in place of the answer is none: it may have been acted on, as above
 
 
 class LinkLost(Exception):

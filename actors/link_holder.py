@@ -13,7 +13,9 @@ from actors.connecting import Connecting, Owner
 from actors.inbox import LinkInbox
 from actors.jsonrpc import Message, RequestId
 from actors.link import Established, Link, LinkLost
+from actors.state import SessionState
 from actors.surroundings import Surroundings
+from actors.upstream_ending import Told, UpstreamEnd, UpstreamEnding
 
 HOLDS_SECONDS = 10.0  # a link that is lost sooner counts as an attempt to open one that failed
 
@@ -35,7 +37,7 @@ class Opened:
 class LinkHolder:
     """The link of one session, or its absence."""
 
-    __slots__ = ("_connecting", "_inbox", "_link", "_listening", "_losses", "_opened_seconds")
+    __slots__ = ("_connecting", "_inbox", "_link", "_listening", "_losses", "_opened_seconds", "ending")
 
     def __init__(self) -> None:
         self._link: Link | None = None
@@ -44,6 +46,7 @@ class LinkHolder:
         self._listening: trio.Event | None = None  # what the link gave for having been asked to listen
         self._opened_seconds = 0.0  # when it was opened, on trio's clock
         self._losses = 0  # of links in a row that did not hold
+        self.ending: UpstreamEnding | None = None  # of the session on the other side, once that was asked for
 
     @property
     def resumable(self) -> bool:
@@ -122,6 +125,17 @@ class LinkHolder:
         if self._listening is not None and not self._listening.is_set():
             with trio.move_on_after(seconds):
                 await self._listening.wait()
+
+    def end(self, shared: Surroundings, state: SessionState) -> None:
+        """Let go of everything, and have the other side told that the session is over; with a link, or without."""
+        link = self._link
+        if link is not None:
+            has_a_name_there = link.resumable and bool(link.established.upstream_session_id)
+            self.ending = UpstreamEnding(UpstreamEnd(Told.SENT if has_a_name_there else Told.NOTHING))
+        elif state.handshake is not None:
+            self.ending = UpstreamEnding()
+            shared.link_nursery.start_soon(self.ending.tell, shared.connect, state)
+        self.close(end_session=True)
 
     def close(self, *, end_session: bool) -> None:
         """Let go of everything. Closing twice is fine."""

@@ -4,8 +4,8 @@ It is added to the server's own list of tools, on its last page, whose other too
 call like any other (it is counted, kept in the history, and becomes a stream if it takes long), but it goes nowhere:
 so it works while the server is away, which is when somebody asks.
 
-A server that has a tool of that name keeps it: calls go there, and ours is not offered, from the first list on that has
-it. What is in a list is not known before somebody asks for it.
+A server that has a tool of that name keeps it: calls go there, and ours is not offered, from the moment on in which
+that is known (`note_taken`): by a list that a client asked for, if nobody has looked before.
 
 Where there is none, this costs a session nothing but a look at None in each turn.
 """
@@ -112,7 +112,7 @@ class OwnTools:
         except (msgspec.MsgspecError, KeyError):
             return answer
         if self.name in names:
-            self._note_taken(server_id)
+            self.note_taken(server_id)
         if server_id in self.taken or bytes(result.get("nextCursor", msgspec.Raw(b"null"))) != b"null":
             return answer
         separator = b"," if names else b""
@@ -120,7 +120,8 @@ class OwnTools:
         fields["result"] = msgspec.Raw(_encode(result))
         return Message(answer.kind, answer.id, answer.method, _encode(fields))
 
-    def _note_taken(self, server_id: str) -> None:
+    def note_taken(self, server_id: str) -> None:
+        """Note that a server has a tool of the name of ours: it keeps it, and ours is not offered there."""
         if server_id not in self.taken:
             self.taken.add(server_id)
             log.error("a server has a tool of the name of ours: ours is not offered", server=server_id, tool=self.name)

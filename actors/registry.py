@@ -259,7 +259,7 @@ class Registry:
 
     async def wait_quiet(self) -> None:
         """Wait until nobody waits for an answer any more. Cancellation: safe."""
-        while any(actor.is_loaded and actor.state.busy for actor in self._residents.values()):  # noqa: ASYNC110
+        while not all(actor.is_quiet for actor in self._residents.values()):  # noqa: ASYNC110
             await trio.sleep(QUIET_POLL_SECONDS)
 
     async def stop_actors(self) -> None:

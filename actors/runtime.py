@@ -18,6 +18,7 @@ from actors import messages as say
 from actors.analytics import AnalyticsReport, ServerUsage
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
+from actors.event_log import LogCounts
 from actors.handle import SessionHandle, require
 from actors.ids import ANONYMOUS, SESSION_ID_RANDOM_BYTES, Principal, SessionId, mint_session_id
 from actors.keeping import keep
@@ -177,6 +178,11 @@ class Runtime:
     def usage(self) -> Mapping[str, ServerUsage]:
         """Give the counts of each server, as they stand; they go on being counted."""
         return self._shared.analytics.servers()
+
+    @property
+    def log_counts(self) -> LogCounts:
+        """What event logs have let go of, as it stands; it goes on being counted."""
+        return self._shared.log_counts
 
     def usage_of(self, server_id: str) -> ServerUsage:
         """Give the counts of one server, for whoever asks it past the sessions."""

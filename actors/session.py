@@ -35,6 +35,7 @@ from actors.mailbox import Mailbox, OneShot
 from actors.snapshots import from_snapshot, history_of
 from actors.state import SessionState, Stream
 from actors.surroundings import Surroundings
+from actors.upstream_ending import UpstreamEnding
 from actors.waiting import Waiting
 from persistence.records import Tombstone
 from persistence.writer import Receipt
@@ -120,9 +121,19 @@ class SessionActor:
         return self._state is not None and self._state.opened and self._commits.gate.is_clear
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nobody waits for an answer, not even for one that is on its way to the store."""
+        return self._state is None or not (self._state.busy or not self._commits.gate.is_clear)
+
+    @property
     def ended(self) -> bool:
         """It takes nothing more; find it anew."""
         return self._ended
+
+    @property
+    def upstream_ending(self) -> UpstreamEnding | None:
+        """Its end on the other side, once it has ended here; None: there it never began."""
+        return self._link.ending
 
     @property
     def wants_link(self) -> bool:
@@ -401,7 +412,10 @@ class SessionActor:
         self._link.listen()
 
     def _close_link(self, effect: say.CloseLink) -> None:
-        self._link.close(end_session=effect.end_session)
+        if effect.end_session:
+            self._link.end(self._shared, self.state)
+        else:
+            self._link.close(end_session=False)
 
     def _bury(self, effect: say.Bury) -> None:
         tombstone = Tombstone(self.session_id, effect.reason, self._shared.clock.now_unix_s())

@@ -8,6 +8,7 @@ import trio
 from actors.analytics import Analytics
 from actors.clock import SteadyClock
 from actors.connecting import Backoff
+from actors.event_log import LogCounts
 from actors.link import Connect
 from actors.overdue import Timekeeper
 from actors.own_tools import OwnTools
@@ -34,4 +35,5 @@ class Surroundings:
     log_epoch: int | None = None  # of this process, where the store may lose what was told: see actors/epochs.py
     own_tools: OwnTools | None = None  # what is answered here and not by the other side
     analytics: Analytics = attrs.field(factory=Analytics)
+    log_counts: LogCounts = attrs.field(factory=LogCounts)
     gate_open_always: bool = False  # the negative control of the tests; see actors/gate.py

@@ -25,6 +25,7 @@ def administration_of(runtime: Runtime, upstreams: Upstreams) -> Operation:
                 state=health.state.value,
                 since=health.since_unix_s,
                 last_error=without_credentials(health.last_error),
+                refuses_credentials=health.refuses_credentials,
             )
             for health in upstreams.health()
         ]

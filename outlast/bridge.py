@@ -21,6 +21,7 @@ from actors.runtime import RuntimeOptions, open_runtime
 from actors.state import Limits
 from transport.clients.stdio import StdioClient, StdioEnd, StdioOptions
 from transport.sse import EVENT_BYTES_MAX
+from transport.upstreams.credentials import Credentials
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
@@ -66,7 +67,7 @@ async def bridge(
     target = HttpTarget.parse(url)
     async with trio.open_nursery() as upstreams:
         pool = HttpPool()
-        connect = StreamableHttpConnector(pool, target, headers, _http_limits(options))
+        connect = StreamableHttpConnector(pool, target, headers, _http_limits(options), credentials=Credentials.USERS)
         await upstreams.start(pool.run)
         async with open_runtime("memory:", connect=connect, options=_runtime_options(options)) as runtime:
             client = StdioClient(

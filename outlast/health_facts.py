@@ -26,6 +26,9 @@ class StoreFacts:
     bytes_free: int | None = None  # on its device; None where there is none, or it is not known
     degraded_since_unix_s: float | None = None  # in memory since then, by the outage policy; None: it is not
     degraded_facts: int = 0  # what a crash would lose now
+    has_ballast: bool | None = None  # whether the room held in reserve is there; None: it has no such thing
+    lease_margin_seconds: float | None = None  # until the first lease runs out; None: none does
+    troubles: Mapping[str, bool] = attrs.field(factory=dict)  # by name, what is not as it should be with its servers
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +62,7 @@ class ServerFacts:
     state: str  # of its circuit breaker: closed, open, half-open
     since_unix_s: float
     last_error: str = ""
+    refuses_credentials: bool = False  # it is there, and does not let the gateway in
     has_our_tool: bool = False  # it has a tool of the name under which the gateway would offer its own
 
 

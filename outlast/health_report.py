@@ -15,13 +15,19 @@ from outlast.health_facts import HealthFacts, ServerFacts, StoreFacts
 
 PROBE_SECONDS_SLOW = 0.25  # a hundred times an ordinary disk's: every answer that tells of a fact takes as long
 LAG_SECONDS_MAX = 1.0
+LEASE_MARGIN_SECONDS_LEAST = 5.0  # of fifteen, renewed every five: two renewals in a row have failed
 LOOP_LAG_SECONDS_MAX = 0.25
 SESSIONS_SHARE_MAX = 0.9
+
+REFUSES_CREDENTIALS = "the server refuses the gateway's credentials"
+CREDENTIALS_ADVICE = (
+    "set its server_headers right and start again, or have the server let them in; its sessions are kept meanwhile"
+)
 
 # By reason: what to do about sessions that are uninitialized.
 ADVICE_BY_REASON: Mapping[str, str] = {
     "upstream_rejected": "their server refuses to take them back; their clients have to open new ones",
-    "auth_gone": "their server refuses our credentials: see server_headers",
+    "auth_gone": "their server refuses their credentials; with others, their clients open new ones",
     "crash_loop": "a defect: please report the traceback in the log; their records are kept for a day",
     "corrupt": "their records are damaged and set aside: look at the disk, restore a backup if they matter",
     "key_missing": "add the key that they were encrypted with to SESSION_ENCRYPTION_KEY, and start again",
@@ -84,6 +90,14 @@ def _set_up(store: StoreFacts) -> Iterator[Finding]:
     if store.quarantined:
         said = f"{store.quarantined} damaged records were set aside"
         yield Finding("store records", State.DEGRADED, said, "look at the disk; restore a backup if they matter")
+    if store.has_ballast is False:
+        said = "the room that it holds in reserve was given up to a full disk"
+        yield Finding("store ballast", State.DEGRADED, said, "make room: it is taken again when there is some")
+    if store.lease_margin_seconds is not None and store.lease_margin_seconds < LEASE_MARGIN_SECONDS_LEAST:
+        said = f"its leases run out in {store.lease_margin_seconds:.1f} s: they are not renewed as they should be"
+        if store.lease_margin_seconds <= 0:
+            said = f"its leases ran out {-store.lease_margin_seconds:.1f} s ago: another may take over"
+        yield Finding("store leases", State.DEGRADED, said, "see why the store, or this process, is slow")
     if store.bytes_free is not None and store.bytes_free < FREE_BYTES_WANTED:
         state = State.DEGRADED if store.bytes_free > FREE_BYTES_LAST else State.DOWN
         said = f"{store.bytes_free / 1024**2:,.0f} MiB free"
@@ -138,6 +152,8 @@ def _servers(facts: HealthFacts) -> Iterator[Finding]:
 
 def _server(server: ServerFacts) -> Finding:
     about = f"server {server.name}"
+    if server.refuses_credentials:
+        return Finding(about, State.DEGRADED, server.last_error or REFUSES_CREDENTIALS, CREDENTIALS_ADVICE)
     if server.state == "closed":
         return Finding(about, State.HEALTHY, f"in use, {server.transport}")
     said = f"away ({server.last_error})" if server.state == "open" else f"being tried again ({server.last_error})"

@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 )
 
 from actors.analytics import ServerUsage
+from actors.event_log import LogCounts
 from outlast.health_facts import HealthFacts, RestoreFacts, ServerFacts, SessionFacts, StoreFacts
 from persistence.buckets import Buckets
 from persistence.writer import WriterStatistics
@@ -37,6 +38,7 @@ class Counts:
     batch_rows: Buckets = attrs.field(factory=Buckets)
     pause_seconds: Buckets = attrs.field(factory=Buckets)
     servers: Mapping[str, ServerUsage] = attrs.field(factory=dict)
+    events: LogCounts = attrs.field(factory=LogCounts)
     reaped: int = 0
     passivated: int = 0
     restore_permits_in_use: int = 0
@@ -53,6 +55,7 @@ def metrics_of(facts: HealthFacts, counts: Counts) -> Iterator[Metric]:
     yield _gauge("ready", "1: clients may be sent here.", not facts.not_ready_reason)
     yield from _sessions(facts.sessions, counts)
     yield from _durability(counts)
+    yield from _events(counts.events)
     yield from _store(facts.store)
     yield from _restore(facts.restore, counts)
     yield from _servers(facts.servers)
@@ -86,8 +89,15 @@ def _durability(counts: Counts) -> Iterator[Metric]:
     yield _histogram("commit_rows", "How many rows commits wrote.", counts.batch_rows)
     yield _counter("commits_unavailable", "Commits of unknown outcome, sent again.", writer.unavailable)
     yield _counter("commits_refused", "Commits for which there was no room.", writer.refused)
+    yield _counter("commits_fenced", "Commits refused since another owner has come.", writer.fenced)
     yield _gauge("store_outage_seconds", "For so long no commit was answered.", writer.outage_seconds)
     yield _gauge("store_full", "1: the last commit found no room.", writer.full)
+
+
+def _events(events: LogCounts) -> Iterator[Metric]:
+    yield _counter("events_evicted", "Events that fell off their log: not to be replayed any more.", events.left_logs)
+    yield _counter("events_left_memory", "Events that are read from the store since.", events.left_memory)
+    yield _counter("cursors_lost", "Readers told that what they missed is no longer kept.", events.cursors_lost)
 
 
 def _store(store: StoreFacts) -> Iterator[Metric]:
@@ -99,6 +109,13 @@ def _store(store: StoreFacts) -> Iterator[Metric]:
     if store.bytes_free is not None:
         yield _gauge("store_free_bytes", "Room on the store's device.", store.bytes_free)
     yield _gauge("store_quarantined_records", "Damaged records that were set aside.", store.quarantined)
+    if store.has_ballast is not None:
+        yield _gauge("store_ballast", "1: the room held in reserve is there; 0: it was given up.", store.has_ballast)
+    if store.lease_margin_seconds is not None:
+        yield _gauge("lease_margin_seconds", "Until the first lease runs out.", store.lease_margin_seconds)
+    if store.troubles:
+        about = "1: this is not as it should be with a server of the store, or not known."
+        yield _labelled("store_trouble", about, "check", store.troubles)
     yield _gauge("store_set_up_warning", "1: see the health report for how it is set up.", bool(store.notes))
     yield _gauge("store_degraded", "1: away, going on from memory.", store.degraded_since_unix_s is not None)
     yield _gauge("store_degraded_facts", "What a crash would lose now.", store.degraded_facts)
@@ -116,6 +133,9 @@ def _servers(servers: tuple[ServerFacts, ...]) -> Iterator[Metric]:
         for state in BREAKER_STATES:
             breaker.add_metric((server.name, state), float(server.state == state))
     yield breaker
+    refusing = {server.name: server.refuses_credentials for server in servers}
+    about = "1: it is there, and refuses the gateway's credentials."
+    yield _labelled("server_refuses_credentials", about, "server", refusing)
 
 
 def _usage(servers: Mapping[str, ServerUsage]) -> Iterator[Metric]:

@@ -62,6 +62,7 @@ class Monitoring:
             batch_rows=runtime.writer.batch_rows,
             pause_seconds=self._pauses.seconds,
             servers=runtime.usage(),
+            events=runtime.log_counts,
             reaped=0 if reaper is None else reaper.reaped,
             passivated=0 if reaper is None else reaper.passivated,
             restore_permits_in_use=0 if restorer is None else restorer.permits_in_use,

@@ -173,7 +173,14 @@ def _close(session: str, url: str | None, token_file: Path | None, as_json: bool
 
         return await client.ask("DELETE", session_path(session))
 
-    return _run(url, token_file, as_json, work, lambda _: _text("closed"))
+    return _run(url, token_file, as_json, work, lambda told: _text(_closed(told)))
+
+
+def _closed(told: Any) -> str:
+    """Say what became of it, and of its session at its server, which may go on there until it expires."""
+    if not told or told.get("upstream") != "not_told":
+        return "closed"
+    return f"closed; its server was not told, and keeps its own until that expires: {told['detail']}"
 
 
 @sessions.command("reinitialize", short_help="Give a session a new upstream session.", epilog=EXIT_CODES)

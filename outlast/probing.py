@@ -8,7 +8,7 @@ reported as such, and asked by nobody else until it has answered.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -29,6 +29,8 @@ class Probe:
     notes: str = ""
     quarantined: int = 0
     bytes_free: int | None = None
+    has_ballast: bool | None = None
+    troubles: Mapping[str, bool] = attrs.field(factory=dict)
 
 
 class StoreProber:
@@ -96,7 +98,15 @@ class StoreProber:
             return Probe(trio.current_time(), None, str(error) or type(error).__name__)
         room = self._free_bytes(store.url)
         now = trio.current_time()
-        return Probe(now, health.latency_seconds, notes=health.detail, quarantined=quarantined, bytes_free=room)
+        return Probe(
+            now,
+            health.latency_seconds,
+            notes=health.detail,
+            quarantined=quarantined,
+            bytes_free=room,
+            has_ballast=health.has_ballast,
+            troubles=health.troubles,
+        )
 
 
 def free_bytes_of(url: str) -> int | None:

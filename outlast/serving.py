@@ -1,10 +1,10 @@
 """serve: the whole gateway, wired from settings. Start order is reverse stop order, readable in one function.
 
 Sockets are bound first, so that a port in use stops the start before anything is written, and probes are answered from
-then on (`transport/front.py`). Then the store, the writer, the index, and clients are served; sessions are restored
-behind that. To stop: not ready any more,
-accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the actors leave
-memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
+then on (`transport/front.py`). Where a tool of ours is to be offered, servers are asked whether they have one of its
+name. Then the store, the writer, the index, and clients are served; sessions are restored behind that. To stop: not
+ready any more, accept nothing, have listening clients reconnect elsewhere, give calls in flight their time, let the
+actors leave memory, flush, close the store. Upstream sessions are not ended: they are to be resumed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import attrs
 import structlog
 import trio
 
+from actors.own_tools import OwnTools
 from actors.reaper import ReaperRules
 from actors.runtime import Runtime, RuntimeOptions, open_runtime
 from actors.state import Limits
@@ -29,9 +30,11 @@ from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
 from outlast.settings import Settings
+from outlast.tool_census import ToolCensus, taking
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from transport.access_log import AccessLog
 from transport.asgi import asgi_app
+from transport.clients.socket_conversation import WebSocketOptions
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import StatelessOptions
 from transport.clients.streamable_http import StreamableHttpOptions
@@ -76,6 +79,7 @@ async def serve(
 
     Raises:
       OSError: the address cannot be listened on. Nothing was written.
+      StartRefused: a server has a tool of the name of ours, which is to be offered. Nothing was written.
       StoreInUse, StoreInvalid, StoreUnavailable: the store cannot be used, or not with these keys. Nothing was
         written. (Where the outage policy is `degrade`, one that does not answer is no reason to stop.)
       StoreBroken, FenceLost: while running; the process is to end.
@@ -85,26 +89,37 @@ async def serve(
     listeners = await open_listeners(host, port, write_seconds=settings.write_seconds_max)
     async with AsyncExitStack() as opened:
         opened.callback(_close_all, listeners)
-        front, served = Front(wait_seconds=settings.restore_wait_seconds), trio.Event()
+        access_log, served = _access_log(settings), trio.Event()
+        front = Front(wait_seconds=settings.restore_wait_seconds, access_log=access_log)
         server = await _open_front(opened, settings, front, listeners, served)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
-        stateless = await _stateless(settings, pool, upstreams)
+        connect = Upstreams(
+            settings.servers,
+            pool,
+            settings.server_headers,
+            settings.server_environment,
+            websocket_ping_seconds=settings.websocket_ping_seconds,
+        )
+        stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
-        connect = Upstreams(settings.servers, pool, settings.server_headers, settings.server_environment)
+        own_tools = make_health_tool() if settings.expose_health_tool else None
+        if own_tools is not None:
+            census = ToolCensus(own_tools, settings.servers, connect, stateless)
+            await opened.enter_async_context(taking(census, pool.wait_carried))
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
                     settings.store,
                     codec=codec_of(settings),
                     connect=connect,
-                    options=_runtime_options(settings),
+                    options=_runtime_options(settings, own_tools),
                     progress=restoring_progress(),
                 )
             )
         monitoring = Monitoring(runtime, connect, sessions_max=settings.sessions_max)
-        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations)
+        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations, access_log)
         monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
             serving.start_soon(monitoring.run)
@@ -131,13 +146,16 @@ async def _open_front(
     return server
 
 
-async def _stateless(settings: Settings, pool: HttpPool, upstreams: trio.Nursery) -> Mapping[str, StatelessUpstream]:
+async def _stateless(
+    settings: Settings, pool: HttpPool, connect: Upstreams, upstreams: trio.Nursery
+) -> Mapping[str, StatelessUpstream]:
     return await open_stateless(
         settings.servers,
         pool,
         upstreams,
         headers=settings.server_headers,
         environment=settings.server_environment,
+        breakers=connect.breakers,
         idle_seconds=settings.stdio_idle_seconds,
     )
 
@@ -150,7 +168,13 @@ async def _serve(
     *,
     task_status: trio.TaskStatus[HttpServer],
 ) -> None:
-    limits = HttpLimits(body_bytes_max=settings.body_bytes_max, write_seconds=settings.write_seconds_max)
+    limits = HttpLimits(
+        body_bytes_max=settings.body_bytes_max,
+        message_bytes_max=settings.websocket_message_bytes_max,
+        write_seconds=settings.write_seconds_max,
+        ping_seconds=settings.websocket_ping_seconds,
+        pong_seconds=settings.websocket_pong_seconds,
+    )
     await serve_http(
         listeners,
         front,
@@ -197,6 +221,7 @@ def _gateway(
     upstreams: Upstreams,
     stateless: Mapping[str, StatelessUpstream],
     operations: Sequence[Operation],
+    access_log: AccessLog | None,
 ) -> Gateway:
     return Gateway(
         runtime,
@@ -208,6 +233,11 @@ def _gateway(
             away_seconds_max=settings.sse_session_ttl_seconds,
             public_path_prefix=settings.public_path_prefix,
         ),
+        socket_options=WebSocketOptions(
+            initialize_seconds_max=settings.websocket_initialize_seconds_max,
+            messages_in_hand_max=settings.websocket_messages_in_hand_max,
+            return_seconds_max=settings.websocket_return_seconds_max,
+        ),
         stateless=stateless,
         stateless_options=StatelessOptions(
             calls_max=settings.stateless_calls_in_flight_max,
@@ -218,7 +248,7 @@ def _gateway(
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
-        access_log=_access_log(settings),
+        access_log=access_log,
         quota=Quota(settings.exchanges_per_principal_max),
     )
 
@@ -232,7 +262,7 @@ def _access_log(settings: Settings) -> AccessLog | None:
     return None
 
 
-def _runtime_options(settings: Settings) -> RuntimeOptions:
+def _runtime_options(settings: Settings, own_tools: OwnTools | None) -> RuntimeOptions:
     return RuntimeOptions(
         limits=Limits(
             calls_in_flight_max=settings.calls_in_flight_max,
@@ -263,7 +293,7 @@ def _runtime_options(settings: Settings) -> RuntimeOptions:
         connect_seconds_max=settings.connect_seconds_max,
         store_outage="degrade" if settings.store_outage == "degrade" else "refuse",
         store_outage_patience_seconds=settings.store_outage_patience_seconds,
-        own_tools=make_health_tool() if settings.expose_health_tool else None,
+        own_tools=own_tools,
     )
 
 

@@ -11,7 +11,6 @@ every start.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,23 +21,11 @@ import attrs
 
 from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_ENVIRONMENT, SERVER_HEADERS, URL
 from outlast.at_rest import COMPRESSION, ENCRYPTION_KEYS
-from outlast.kinds import (
-    DIRECTORY,
-    SWITCH,
-    Kind,
-    Refused,
-    affordable_connections,
-    choice,
-    connections,
-    count,
-    seconds,
-    texts,
-)
+from outlast.kinds import DIRECTORY, SWITCH, Kind, Refused, affordable_connections, choice, connections, count, seconds
+from outlast.own_kinds import AUDIENCES, HOSTS, ORIGINS, PATH_PREFIX, SCOPES, STORE
 from outlast.targets import SERVERS, Target
-from outlast.urls import ADDRESS, Address, redacted
+from outlast.urls import ADDRESS, Address
 from persistence.key_ring import KeyRing
-from persistence.redis_url import is_redis_url, read_redis_url
-from persistence.store import StoreUrlInvalid
 
 T = TypeVar("T")
 
@@ -100,61 +87,6 @@ def _convert(raw: object, field: attrs.Attribute[Any]) -> object:
         raise ValueError(f"{field.name} = {kind.show(raw)}: {refused}") from None
 
 
-def _read_store(raw: object) -> str:
-    """Check what can be checked of a store URL without touching anything; opening it finds out the rest."""
-    allowed = (
-        "it must be memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss://... or unix:///PATH/OF/SOCKET,"
-        " for example sqlite:./data/outlast.db"
-    )
-    if not isinstance(raw, str) or "\0" in raw:
-        raise Refused(allowed)
-    if is_redis_url(raw):
-        try:
-            read_redis_url(raw)
-        except StoreUrlInvalid as invalid:
-            raise Refused(str(invalid)) from None
-        return raw
-    scheme, _, rest = raw.partition(":")
-    if not (raw == "memory:" or (scheme == "sqlite" and rest)):
-        raise Refused(allowed)
-    return raw
-
-
-def _shown_store(raw: object) -> str:
-    """A path holds no secret; the URL of anything else may."""
-    if not isinstance(raw, str) or raw.startswith("sqlite:"):
-        return repr(raw)
-    first, *others = raw.split() or [""]
-    return repr(redacted(first) + (" ..." if others else ""))
-
-
-def _is_host_pattern(text: str) -> bool:
-    return text.isascii() and text.isprintable() and not any(sign in text for sign in " /?#@")
-
-
-def _is_origin(text: str) -> bool:
-    scheme, separator, host = text.partition("://")
-    return text in ("*", "null") or bool(separator and scheme and host and _is_host_pattern(host))
-
-
-def _read_path_prefix(raw: object) -> str:
-    if not isinstance(raw, str) or (raw and not _PATH_PREFIX_TEXT.fullmatch(raw)):
-        raise Refused("it must be a path such as /tools: letters, digits and any of -._~%/, '/' first and not last")
-    return raw
-
-
-# A double slash in front would name a host: clients would be sent elsewhere.
-_PATH_PREFIX_TEXT = re.compile(r"(/[A-Za-z0-9._~%-]+)+")
-_PATH_PREFIX = Kind(_read_path_prefix, metavar="PATH")
-_STORE = Kind(_read_store, _shown_store, "URL")
-_HOSTS = texts("a host as in the Host header, such as mcp.example.com, or *", _is_host_pattern)
-_ORIGINS = texts("an origin such as https://app.example.com, null, or *", _is_origin)
-_AUDIENCES = texts(
-    "a name as in the audience of tokens, without spaces", lambda text: text.isprintable() and " " not in text
-)
-_SCOPES = texts(
-    'a scope, without spaces or "', lambda text: text.isascii() and text.isprintable() and not set(text) & set(' "\\')
-)
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -180,7 +112,7 @@ class Settings:
         flag=True,
     )
     store: str = _setting(
-        _STORE,
+        STORE,
         attrs.Factory(lambda self: f"sqlite:{self.data_directory / 'outlast.db'}", takes_self=True),
         "where sessions are kept: memory:, sqlite:PATH, or a Redis or Valkey server",
         variable="SESSION_STORE",
@@ -295,6 +227,32 @@ class Settings:
         count(1, 1_000_000), 1024, "calls in flight per server that belong to no session (2026-07-28)"
     )
     body_bytes_max: int = _setting(count(1024, 1024 * _MIB), 4 * _MIB, "largest body of a client's request")
+    # Of silence: proxies between us and either side cut what says nothing for a minute, the strictest seen for 30 s.
+    websocket_ping_seconds: float = _setting(
+        seconds(0.1, 3600),
+        25.0,
+        "a WebSocket client that was silent for this long is sent a ping; a server is sent one this often",
+    )
+    websocket_pong_seconds: float = _setting(
+        seconds(0.1, 3600), 15.0, "a WebSocket client that says nothing for this long after a ping is taken for gone"
+    )
+    websocket_message_bytes_max: int = _setting(
+        count(1024, 1024 * _MIB),
+        attrs.Factory(lambda self: self.body_bytes_max, takes_self=True),
+        "largest message of a WebSocket client; a larger one ends the connection (1009)",
+        default_text="body_bytes_max",
+    )
+    websocket_initialize_seconds_max: float = _setting(
+        seconds(0.1, 3600), 30.0, "a WebSocket on which no session is opened for this long is closed (4408)"
+    )
+    # A crash of one session, or its way back into memory, is not to be felt by whoever is connected to it.
+    websocket_return_seconds_max: float = _setting(
+        seconds(0.1, 600), 10.0, "how long a WebSocket waits for its session to come back before it is closed (1013)"
+    )
+    # More than a session takes by default (32 calls, 64 other messages): what is refused is to be refused by it.
+    websocket_messages_in_hand_max: int = _setting(
+        count(1, 100_000), 128, "messages of one WebSocket on their way; beyond, the client is not read"
+    )
     connections_max: int = _setting(
         connections(1_000_000),
         attrs.Factory(lambda: affordable_connections(_CONNECTIONS_MAX)),
@@ -322,10 +280,10 @@ class Settings:
         count(1, 10_000), 8, "sessions being restored at a time per server behind the gateway"
     )
     allowed_hosts: tuple[str, ...] = _setting(
-        _HOSTS, (), "further names by which clients may address the gateway (Host header); *: any", flag=True
+        HOSTS, (), "further names by which clients may address the gateway (Host header); *: any", flag=True
     )
     allowed_origins: tuple[str, ...] = _setting(
-        _ORIGINS, (), "web origins whose pages may use the gateway, http://localhost:* for any port; *: all", flag=True
+        ORIGINS, (), "web origins whose pages may use the gateway, http://localhost:* for any port; *: all", flag=True
     )
     allow_anonymous: bool = _setting(
         SWITCH, False, "serve without tokens beyond this machine: where a proxy in front keeps strangers out", flag=True
@@ -338,19 +296,19 @@ class Settings:
     )
     public_url: str = _setting(URL, "", "the gateway's URL as clients know it, https://HOST; tokens are issued for it")
     public_path_prefix: str = _setting(
-        _PATH_PREFIX,
+        PATH_PREFIX,
         attrs.Factory(lambda self: urlsplit(self.public_url).path.rstrip("/"), takes_self=True),
         "what a proxy in front takes off the paths, such as /tools: HTTP+SSE clients are told paths that begin so",
         default_text="the path of public_url",
     )
     oauth_issuer: str = _setting(URL, "", "the authorization server whose tokens (JWT) clients present")
     oauth_audiences: tuple[str, ...] = _setting(
-        _AUDIENCES, (), "what names this gateway in its tokens' audience", default_text="public_url"
+        AUDIENCES, (), "what names this gateway in its tokens' audience", default_text="public_url"
     )
     oauth_keys: str = _setting(
         KEYS, "", "the issuer's key set, a URL or a file", default_text="found in the issuer's metadata"
     )
-    oauth_scopes: tuple[str, ...] = _setting(_SCOPES, (), "scopes that every token must have")
+    oauth_scopes: tuple[str, ...] = _setting(SCOPES, (), "scopes that every token must have")
     operators_token: str | None = _setting(
         SECRET_TOKEN,
         None,

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
+import structlog
 import trio
 
 from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
+from actors.upstream_ending import EndsSessions
 from outlast import targets
 from transport.upstreams.breaker import Breaker, BreakerState
+from transport.upstreams.credentials import CredentialsRefused
 from transport.upstreams.http_fallback import HttpConnector
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
@@ -20,6 +23,10 @@ from transport.upstreams.legacy_sse import LegacySseConnector
 from transport.upstreams.stateless import StatelessUpstream
 from transport.upstreams.stateless_http import StatelessHttp
 from transport.upstreams.streamable_http import StreamableHttpConnector
+
+log = structlog.get_logger("outlast.upstreams")
+
+SET_THEM_RIGHT = "set server_headers right and start again, or have the server let them in; its sessions are kept"
 
 
 def upstream_transport(target: targets.Target) -> str:
@@ -44,6 +51,7 @@ class UpstreamHealth:
     state: BreakerState  # closed: in use; open: known to be away; half-open: being tried
     since_unix_s: float
     last_error: str  # "" if there was none since the start
+    refuses_credentials: bool = False  # it is there, and does not let the gateway in
 
 
 class Upstreams:
@@ -55,6 +63,8 @@ class Upstreams:
         pool: HttpPool,
         headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        *,
+        websocket_ping_seconds: float = 25.0,
     ) -> None:
         """
         Args:
@@ -62,11 +72,19 @@ class Upstreams:
           pool: carries HTTP; it must be running.
           headers: sent to a server with every request, by the server's name: our credentials, never a client's.
           environment: variables for the process of a server, by the server's name.
+          websocket_ping_seconds: between pings, to servers over WebSocket.
         """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
         self._connectors: dict[str, Connect] = {
-            name: _connector(target, pool, headers.get(name, {}), environment.get(name, {}), self.breakers[name])
+            name: _connector(
+                target,
+                pool,
+                headers.get(name, {}),
+                environment.get(name, {}),
+                self.breakers[name],
+                websocket_ping_seconds,
+            )
             for name, target in servers.items()
         }
 
@@ -76,7 +94,11 @@ class Upstreams:
         for name, breaker in self.breakers.items():
             seen = breaker.health
             transport = self._transports[name]
-            found.append(UpstreamHealth(name, transport, seen.state, seen.since_unix_s, seen.last_error))
+            found.append(
+                UpstreamHealth(
+                    name, transport, seen.state, seen.since_unix_s, seen.last_error, seen.refuses_credentials
+                )
+            )
         return found
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
@@ -95,7 +117,33 @@ class Upstreams:
         breaker = self.breakers[session.server_id]
         if breaker.blocked_seconds():
             raise ConnectFailed(breaker.describe())
-        return await connector(session, inbox)
+        try:
+            return await connector(session, inbox)
+        except CredentialsRefused as refused:
+            self._note_refusal(session.server_id, breaker, str(refused))
+            raise
+
+    async def end_session(self, session: SessionState) -> bool:
+        """Tell a session's server that it is over, if that keeps any. See `actors.upstream_ending.EndsSessions`.
+
+        Raises:
+          ConnectFailed: at once for a server that is known to be away, or is not configured any more.
+          ConnectRejected
+        """
+        connector = self._connectors.get(session.server_id)
+        if connector is None:
+            raise ConnectFailed(f"no server named {session.server_id!r} is configured")
+        if not isinstance(connector, EndsSessions):
+            return False
+        breaker = self.breakers[session.server_id]
+        if breaker.blocked_seconds():
+            raise ConnectFailed(breaker.describe())
+        return await connector.end_session(session)
+
+    def _note_refusal(self, name: str, breaker: Breaker, detail: str) -> None:
+        if not breaker.health.refuses_credentials:  # said once, until it lets us in
+            log.error("a server refuses the gateway's credentials", server=name, why=detail, what_to_do=SET_THEM_RIGHT)
+        breaker.credentials_refused(detail)
 
 
 @attrs.frozen
@@ -108,6 +156,8 @@ class _Observed:
     async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
         try:
             link = await self.connect(session, inbox)
+        except CredentialsRefused:  # a sign of life; who asked for the link makes it known
+            raise
         except ConnectFailed as failed:
             self.breaker.failed(str(failed))
             raise
@@ -121,6 +171,7 @@ def _connector(
     headers: Mapping[str, str],
     environment: Mapping[str, str],
     breaker: Breaker,
+    websocket_ping_seconds: float,
 ) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
@@ -129,9 +180,10 @@ def _connector(
         case targets.SseTarget(url=url):
             return _Observed(LegacySseConnector(pool, url, headers), breaker)
         case targets.WebSocketTarget(url=url):
-            from transport.upstreams.websocket import WebSocketConnector  # as below
+            from transport.upstreams.websocket import WebSocketConnector, WebSocketLimits  # as below
 
-            return _Observed(WebSocketConnector(url, headers), breaker)
+            limits = WebSocketLimits(ping_seconds=websocket_ping_seconds)
+            return _Observed(WebSocketConnector(url, headers, limits), breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
@@ -145,12 +197,14 @@ async def open_stateless(
     *,
     headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    breakers: Mapping[str, Breaker] = MappingProxyType({}),
     idle_seconds: float,
 ) -> Mapping[str, StatelessUpstream]:
     """Make what asks each server without a session.
 
     Args:
       headers, environment: as for `Upstreams`.
+      breakers: by name; told whether servers let the gateway in.
       nursery: runs what keeps processes; cancelling it ends them.
       idle_seconds: a process that nobody used for this long is ended.
     """
@@ -158,7 +212,7 @@ async def open_stateless(
     for name, target in servers.items():
         match target:
             case targets.HttpTarget(url=url):
-                opened[name] = StatelessHttp(pool, HttpTarget.parse(url), headers.get(name))
+                opened[name] = StatelessHttp(pool, HttpTarget.parse(url), headers.get(name), breaker=breakers.get(name))
             case targets.StdioTarget(command=command):
                 from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
                 from transport.upstreams.stdio import StdioConnector

@@ -25,6 +25,7 @@ from outlast.health_facts import (
 from outlast.probing import Probe, StoreProber
 from outlast.upstreams import Upstreams
 from outlast.watchdog import Watchdog
+from persistence.lease_margin import Leasing
 
 
 def _always_ready() -> str:
@@ -82,6 +83,7 @@ class Vitals:
             probed_seconds_ago=None if probe is None else trio.current_time() - probe.at_seconds,
             degraded_since_unix_s=None if degraded is None else degraded.since_unix_s,
             degraded_facts=0 if degraded is None else degraded.facts,
+            lease_margin_seconds=store.lease_margin_seconds() if isinstance(store, Leasing) else None,
         )
         if probe is None:
             return facts
@@ -91,6 +93,8 @@ class Vitals:
             notes=probe.notes,
             quarantined=probe.quarantined,
             bytes_free=probe.bytes_free,
+            has_ballast=probe.has_ballast,
+            troubles=probe.troubles,
         )
 
     def _sessions(self) -> SessionFacts:
@@ -112,6 +116,7 @@ class Vitals:
                 state=server.state.value,
                 since_unix_s=server.since_unix_s,
                 last_error=server.last_error,
+                refuses_credentials=server.refuses_credentials,
                 has_our_tool=server.name in self.with_tool_of_ours,
             )
             for server in self.upstreams.health()

@@ -135,6 +135,12 @@ class LeaseTable:
         if _matches(self._of(lease.partition), lease.fence):
             self._change({lease.partition: Held(number=lease.fence.number)})
 
+    def margin_seconds(self) -> float | None:
+        """Give the time until the first of our leases runs out; None: none does."""
+        held = list(self._held.values())
+        ends = [one.until_unix_s for one in held if one.nonce == self._nonce and one.until_unix_s != CLAIMED]
+        return min(ends) - self._now_unix_s() if ends else None
+
     def check_batch(self, batch: Batch) -> None:
         """See whether a batch's fence is in force for all that it writes to.
 

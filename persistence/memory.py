@@ -86,6 +86,10 @@ class MemoryStore:
         await self._checkpoint()
         return self._leases.renew(lease, ttl_seconds)
 
+    def lease_margin_seconds(self) -> float | None:
+        """Give the time until the first lease runs out."""
+        return self._leases.margin_seconds()
+
     async def release(self, lease: Lease) -> None:
         """Give a lease back."""
         await self._checkpoint()

@@ -123,3 +123,6 @@ class StoreHealth:
     latency_seconds: float
     sessions: int
     detail: str = ""
+    has_ballast: bool | None = None  # whether the room held in reserve is there; None: the store has no such thing
+    # By name, whether what a server of it must be is not so, or not known (`redis_checks.py`); {}: nothing is checked.
+    troubles: Mapping[str, bool] = attrs.field(factory=dict)

@@ -122,6 +122,10 @@ class RedisStore:
         """Give a lease back."""
         await self._run(self._keeper.leases.release, lease)
 
+    def lease_margin_seconds(self) -> float | None:
+        """Give the time until the first lease runs out; with the store claimed, until its owner is taken for gone."""
+        return self._keeper.leases.margin.seconds()
+
     async def tend(self, fence: Fence) -> None:
         """Say that the owner is there, and see that all it wrote is."""
         await self._run(self._keeper.tend, fence)

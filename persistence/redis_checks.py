@@ -15,6 +15,9 @@ from persistence.redis_url import EVICTION, NO_AOF
 
 VERSION_MIN = (7, 0)  # before, a script cannot be told apart by what it may do when there is no room
 
+# What is looked at, as metrics name it. "hidden": the server does not say.
+CHECKS = ("version", "role", "eviction", "append_only", "replicas", "hidden")
+
 Facts = Mapping[str, str]
 
 
@@ -24,6 +27,7 @@ class Judgement:
 
     refusals: tuple[str, ...] = ()  # it cannot be used; each says what to do
     warnings: tuple[str, ...] = ()  # it can, and someone should know
+    troubles: frozenset[str] = frozenset()  # of `CHECKS`, what is not as it should be, or not known
 
 
 def read_info(text: str) -> dict[str, str]:
@@ -41,17 +45,21 @@ def judge(facts: Facts, unsafe: frozenset[str] = frozenset()) -> Judgement:
     """
     if not facts:
         return Judgement(
-            warnings=("the server does not say how it is set up (INFO is denied): eviction and AOF are not checked",)
+            warnings=("the server does not say how it is set up (INFO is denied): eviction and AOF are not checked",),
+            troubles=frozenset(("hidden",)),
         )
-    refusals = [*_version(facts), *_role(facts)]
+    looks = {"version": _version(facts), "role": _role(facts)}
+    refusals = [refusal for found in looks.values() for refusal in found]
     dangers = {EVICTION: _eviction(facts), NO_AOF: _append_only(facts)}
     warnings = [] if "aof_enabled" in facts else ["the server does not say whether it has an append-only file"]
+    looks |= {"eviction": dangers[EVICTION], "append_only": dangers[NO_AOF], "hidden": warnings}
+    troubles = frozenset(name for name, found in looks.items() if found)
     for word, found in dangers.items():
         if found and word in unsafe:
             warnings.append(f"{found[0].partition('. Set')[0]}; accepted with unsafe={word}")
         else:
             refusals += found
-    return Judgement(tuple(refusals), tuple(warnings))
+    return Judgement(tuple(refusals), tuple(warnings), troubles)
 
 
 def replicas_missing(facts: Facts, replicas: int) -> str:

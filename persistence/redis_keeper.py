@@ -29,7 +29,7 @@ from persistence.records import (
     StoreHealth,
 )
 from persistence.redis_asking import NO_FENCE, Digest, RedisAsker
-from persistence.redis_checks import judge, read_info, replicas_missing
+from persistence.redis_checks import CHECKS, judge, read_info, replicas_missing
 from persistence.redis_commits import GoneBack, RedisCommits
 from persistence.redis_leases import RedisLeases
 from persistence.redis_nodes import Call, Nodes
@@ -191,7 +191,9 @@ class RedisKeeper:
         calls = [self._asker.call_raw(one, "index", "ZCARD") for one in range(PARTITIONS)]
         sessions = sum(count for count in self._asker.answers(self.nodes.ask(calls)) if isinstance(count, int))
         latency_seconds = time.perf_counter() - began
-        return StoreHealth("redis", True, latency_seconds, sessions, "; ".join(self._look()))
+        notes, troubles = self._look()
+        by_name = {name: name in troubles for name in CHECKS}
+        return StoreHealth("redis", True, latency_seconds, sessions, "; ".join(notes), troubles=by_name)
 
     def _check_servers(self) -> None:
         [answer] = self._asker.answers(self.nodes.ask([Call(self._asker.meta, ("INFO", "cluster"))]), tolerant=True)
@@ -199,11 +201,12 @@ class RedisKeeper:
             if self._asker.place.database:
                 raise StoreInvalid(f"{self._asker.place.shown}: a cluster has no databases but 0")
             self.nodes.use_cluster()
-        for warning in self._look():
+        for warning in self._look()[0]:
             log.warning("redis", store=self._asker.place.shown, warning=warning)
 
-    def _look(self) -> list[str]:
-        """Judge every server, and give what someone should know."""
+    def _look(self) -> tuple[list[str], set[str]]:
+        """Judge every server, and give what someone should know; and which of `CHECKS` it is about."""
+        troubles: set[str] = set()
         refusals: list[str] = []
         warnings: list[str] = []
         for answer in self._asker.answers(self.nodes.ask_each("INFO"), tolerant=True):
@@ -212,10 +215,11 @@ class RedisKeeper:
             missing = replicas_missing(facts, self._asker.place.replicas)
             refusals += found.refusals
             warnings += [*found.warnings, *([missing] if missing else [])]
+            troubles |= {*found.troubles, *(["replicas"] if missing else [])}
         if refusals and not self._asker.uuid:
             raise StoreInvalid(f"{self._asker.place.shown}: {'; '.join(dict.fromkeys(refusals))}")
         # Changed while serving: ending would lose no less than going on, so it is told and left to people.
-        return list(dict.fromkeys([*refusals, *warnings]))
+        return list(dict.fromkeys([*refusals, *warnings])), troubles
 
     def _begin_partitions(self, generation: int) -> None:
         answers = self._asker.ask_partitions(redis_scripts.BEGIN, generation)

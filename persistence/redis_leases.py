@@ -10,6 +10,7 @@ import attrs
 from persistence import redis_scripts
 from persistence.canary import CANARY
 from persistence.codec import Codec
+from persistence.lease_margin import WHOLE_STORE, LeaseMargin
 from persistence.leases import Lease, check_partition, check_ttl, draw_nonce
 from persistence.presence import PRESENT_SECONDS, Holder
 from persistence.records import Fence
@@ -35,6 +36,7 @@ class RedisLeases:
         self._nonce = draw_nonce()
         self._present = False
         self.generation = 0  # number of our newest claim
+        self.margin = LeaseMargin()
 
     def claim(self, owner: str, codec: Codec) -> Fence:
         """Take all partitions under one number."""
@@ -57,27 +59,34 @@ class RedisLeases:
         """Take a partition that nobody holds."""
         check_partition(partition)
         check_ttl(ttl_seconds)
-        ttl_ms = _ms(ttl_seconds)
+        ttl_ms, asked = _ms(ttl_seconds), self.margin.now()
         self._history.forget(partition)
         answer = self._asker.ask_one(
             partition, redis_scripts.ACQUIRE, self._nonce, owner, ttl_ms, replicas=self._asker.place.replicas
         )
         if answer[0] == b"held":
             raise LeaseHeld(partition, answer[1].decode(), int(answer[2]) / 1000)
+        self.margin.granted(partition, asked, ttl_seconds)
         return Lease(partition, Fence(owner, answer[1], self._nonce), int(answer[2]) / 1000)
 
     def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
         """Prolong a lease."""
         check_ttl(ttl_seconds)
-        fence = lease.fence
-        answer = self._asker.ask_one(
-            lease.partition, redis_scripts.RENEW, fence.nonce, fence.number, _ms(ttl_seconds), fence=fence
-        )
+        fence, asked = lease.fence, self.margin.now()
+        try:
+            answer = self._asker.ask_one(
+                lease.partition, redis_scripts.RENEW, fence.nonce, fence.number, _ms(ttl_seconds), fence=fence
+            )
+        except FenceLost:
+            self.margin.over(lease.partition)
+            raise
+        self.margin.granted(lease.partition, asked, ttl_seconds)
         return attrs.evolve(lease, until_unix_s=int(answer[1]) / 1000)
 
     def release(self, lease: Lease) -> None:
         """Give a lease back."""
         self._history.forget(lease.partition)
+        self.margin.over(lease.partition)
         try:
             self._asker.ask_one(
                 lease.partition, redis_scripts.RELEASE, lease.fence.nonce, lease.fence.number, fence=lease.fence
@@ -87,13 +96,15 @@ class RedisLeases:
 
     def tend(self, fence: Fence) -> None:
         """Say that the owner is there."""
-        asker = self._asker
+        asker, asked = self._asker, self.margin.now()
         asker.ask_one(0, redis_scripts.ADMIT, fence.nonce, fence.number, fence=fence)
         self._be_present(fence.owner, PRESENT_SECONDS)
         self._present = True
+        self.margin.granted(WHOLE_STORE, asked, PRESENT_SECONDS)
 
     def leave(self) -> None:
         """Say that the owner is not there any more, if it ever said that it is."""
+        self.margin.over(WHOLE_STORE)
         if self._present:
             self._present = False
             self._be_present("", 0.0)

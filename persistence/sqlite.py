@@ -118,6 +118,10 @@ class SqliteStore:
         """Write the batch in one transaction; encoding takes place in the store's thread."""
         await self._run(self._database.commit, batch)
 
+    def lease_margin_seconds(self) -> float | None:
+        """Give the time until the first lease runs out."""
+        return self._database.leases.margin_seconds()
+
     async def load(self, session_id: str) -> Snapshot | None:
         """Give the stored snapshot, checked against its checksum."""
         return await self._run(self._database.load, session_id)
@@ -273,7 +277,8 @@ class _Database:
         self.room.count(1, 0)
         with self._connection.reading():
             (sessions,) = self._connection.execute(sqlite_statements.COUNT).fetchone()
-        return StoreHealth("sqlite", True, time.perf_counter() - began, sessions)
+        latency_seconds = time.perf_counter() - began
+        return StoreHealth("sqlite", True, latency_seconds, sessions, has_ballast=self.room.has_ballast)
 
     def claim(self, owner: str) -> Fence:
         return self.room.attempt(lambda: self._claim(owner))

@@ -52,6 +52,11 @@ class Room:
         self._ballast.drop()
 
     @property
+    def has_ballast(self) -> bool | None:
+        """Whether the reserve is there; None where the disk is too small for any."""
+        return self._ballast.is_aboard if self._ballast.size else None
+
+    @property
     def log_bytes_max(self) -> int:
         """Where a checkpoint is due: less where the ballast is less."""
         return max(_LOG_BYTES_LEAST, min(LOG_BYTES_MAX, self._ballast.size // _BALLAST_FACTOR))

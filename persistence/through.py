@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
+from persistence.lease_margin import Leasing
 from persistence.leases import Lease
 from persistence.presence import Holder, Tended
 from persistence.records import Fence, Quarantined
@@ -38,6 +40,13 @@ class Through(ABC):
     async def release(self, lease: Lease) -> None:
         """Give a lease of the store's back."""
         await self._behind().release(lease)
+
+    def lease_margin_seconds(self) -> float | None:
+        """Give the time until the first lease of the store behind runs out; None: none does, or it was never there."""
+        with suppress(StoreUnavailable):
+            behind = self._behind()
+            return behind.lease_margin_seconds() if isinstance(behind, Leasing) else None
+        return None
 
     async def quarantined(self) -> Sequence[Quarantined]:
         """List what the store behind has set aside."""

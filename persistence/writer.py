@@ -28,7 +28,7 @@ import trio
 from persistence.backlog import Backlog, Flight, Freeze, Frozen, Pending, Receipt, body_bytes
 from persistence.buckets import ROWS, Buckets
 from persistence.records import Batch, Fence, LogEntry, Tombstone, Trim
-from persistence.store import Store, StoreFull, StoreUnavailable
+from persistence.store import FenceLost, Store, StoreFull, StoreUnavailable
 
 __all__ = ["Freeze", "Frozen", "Receipt", "Writer", "WriterBacklogFull", "WriterEnded", "WriterStatistics"]
 
@@ -62,6 +62,7 @@ class WriterStatistics:
     unavailable: int  # commits whose outcome was unknown, since the start; each was sent again
     refused: int  # commits for which there was no room, since the start
     full: bool  # the last commit was one of those
+    fenced: int = 0  # commits refused since another owns what they would write to; the process ends with the first
 
 
 class Writer:
@@ -112,6 +113,7 @@ class Writer:
         self._outage_began: float | None = None
         self._unavailable = 0
         self._refused = 0
+        self._fenced = 0
         self._full = False
         self.commit_seconds = Buckets()  # from the hand-over to the outcome, further tries included
         self.batch_rows = Buckets(ROWS)
@@ -254,6 +256,7 @@ class Writer:
             unavailable=self._unavailable,
             refused=self._refused,
             full=self._full,
+            fenced=self._fenced,
         )
 
     def _wake(self) -> None:
@@ -340,6 +343,9 @@ class Writer:
                 self._outage_began = None
                 self._refused += 1
                 self._full = True
+                raise
+            except FenceLost:
+                self._fenced += 1
                 raise
             else:
                 self._outage_began = None

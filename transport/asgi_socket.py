@@ -16,7 +16,9 @@ from transport.asgi_scope import AsgiMessage, Receive, Scope, Send, read_scope
 from transport.exchange import Headers, RequestHead
 from transport.handler import JSON_HEADERS, BadRequest, HttpLimits, Report, error_body
 from transport.socket_exchange import (
+    ABNORMAL,
     INTERNAL_ERROR,
+    NO_STATUS,
     NORMAL,
     REASON_BYTES_MAX,
     TOO_LARGE,
@@ -65,6 +67,7 @@ class AsgiSocket:
         self._limits = limits
         self._decided = False
         self._over = ""
+        self._code = ABNORMAL  # with which it ended, if it has
 
     def read_head(self) -> None:
         """Check the head, as strictly as on the hot road.
@@ -110,14 +113,15 @@ class AsgiSocket:
         self._check_open()
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
-            self._over = f"the client has closed the connection ({message.get('code', 1005)})"
-            raise SocketGone(self._over)
+            self._code = message.get("code") or NO_STATUS
+            self._over = f"the client has closed the connection ({self._code})"
+            raise SocketGone(self._over, self._code)
         text: str | None = message.get("text")
         if text is None:
             return bytes(message.get("bytes") or b"")
-        if len(text) > self._limits.body_bytes_max:  # servers other than ours have limits of their own
-            await self.close(TOO_LARGE, f"a message has at most {self._limits.body_bytes_max} bytes")
-            raise SocketGone("a message was too large")
+        if len(text) > self._limits.message_bytes_max:  # servers other than ours have limits of their own
+            await self.close(TOO_LARGE, f"a message has at most {self._limits.message_bytes_max} bytes")
+            raise SocketGone("a message was too large", TOO_LARGE)
         return text
 
     async def send(self, text: str) -> None:
@@ -133,7 +137,7 @@ class AsgiSocket:
         """End the connection and say why."""
         if self._over:
             return
-        self._over = f"it was closed ({code})"
+        self._over, self._code = f"it was closed ({code})", code
         with suppress(OSError):  # nobody to tell
             await self._send({"type": "websocket.close", "code": code, "reason": _cut(reason)})
 
@@ -169,7 +173,7 @@ class AsgiSocket:
 
     def _check_open(self) -> None:
         if self._over:
-            raise SocketGone(self._over)
+            raise SocketGone(self._over, self._code)
 
 
 def _cut(reason: str) -> str:

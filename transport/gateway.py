@@ -28,6 +28,7 @@ from transport.access_log import AccessLog
 from transport.authentication import Authentication, Identity
 from transport.clients.both_eras import BothEras
 from transport.clients.legacy_sse import MESSAGES_PATH, STREAM_PATH, LegacySse
+from transport.clients.socket_conversation import WebSocketOptions
 from transport.clients.sse_front import LegacySseOptions
 from transport.clients.stateless import Stateless, StatelessOptions
 from transport.clients.streamable_http import StreamableHttp, StreamableHttpOptions
@@ -40,6 +41,7 @@ from transport.operators import Operators
 from transport.quota import Quota
 from transport.served import ServedRequest
 from transport.socket_exchange import SocketExchange
+from transport.told_socket import ToldSocket
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -57,6 +59,7 @@ class Gateway:
         *,
         options: StreamableHttpOptions = StreamableHttpOptions(),
         sse_options: LegacySseOptions = LegacySseOptions(),
+        socket_options: WebSocketOptions = WebSocketOptions(),
         stateless: Mapping[str, StatelessUpstream] = MappingProxyType({}),
         stateless_options: StatelessOptions = StatelessOptions(),
         operations: Sequence[Operation] = (),
@@ -91,20 +94,17 @@ class Gateway:
         self._sockets: dict[str, WebSocketFace] = {}
         self._server_of: dict[str, str] = {}  # by path, for logs
         self._stateless: list[Stateless] = []
-        for name, upstream_transport in servers.items():
-            face: Face = StreamableHttp(
-                runtime,
-                name,
-                upstream_transport=upstream_transport,
-                options=options,
-                breaker=(breakers or {}).get(name),
-            )
+        for name, transport in servers.items():
+            breaker = (breakers or {}).get(name)
+            face: Face = StreamableHttp(runtime, name, upstream_transport=transport, options=options, breaker=breaker)
             if name in stateless:
                 face = BothEras(face, self._without_sessions(name, stateless[name], stateless_options))
-            legacy = LegacySse(runtime, name, upstream_transport=upstream_transport, options=sse_options)
-            socket_face = WebSocketFace(runtime, name, upstream_transport=upstream_transport)
+            legacy = LegacySse(runtime, name, upstream_transport=transport, options=sse_options, breaker=breaker)
+            sockets = WebSocketFace(
+                runtime, name, upstream_transport=transport, options=socket_options, breaker=breaker
+            )
             for prefix in (f"/servers/{name}/", "/") if len(servers) == 1 else (f"/servers/{name}/",):
-                self._add_paths(name, prefix, face, legacy, socket_face)
+                self._add_paths(name, prefix, face, legacy, sockets)
 
     def _without_sessions(self, name: str, upstream: StatelessUpstream, options: StatelessOptions) -> Stateless:
         own_tools, usage = self._runtime.own_tools, self._runtime.usage_of(name)
@@ -185,9 +185,20 @@ class Gateway:
         served = ServedRequest(socket.head, self._server_of.get(socket.head.path, ""))
         serving(served)
         try:
-            await self._answer_socket(socket)
+            if self._access_log is None:
+                await self._answer_socket(socket)
+            else:
+                await self._answer_told(ToldSocket(socket, served, self._access_log))
         finally:
             served.end()
+
+    async def _answer_told(self, socket: ToldSocket) -> None:
+        try:
+            await self._answer_socket(socket)
+        except BaseException as error:  # told of, and raised again
+            socket.tell_end(error)
+            raise
+        socket.tell_end()
 
     async def _answer_socket(self, socket: SocketExchange) -> None:
         head = socket.head

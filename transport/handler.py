@@ -31,6 +31,8 @@ class HttpLimits:
     target_bytes_max: int = 8 * 1024  # 414
     headers_max: int = 100  # 431
     body_bytes_max: int = 4 * 1024 * 1024  # 413; the limit of the MCP SDKs
+    # Of a WebSocket's client; 1009.
+    message_bytes_max: int = attrs.field(default=attrs.Factory(lambda self: self.body_bytes_max, takes_self=True))
     drain_bytes_max: int = 64 * 1024  # rest of a body nobody read: up to this is read away, more closes
     pipelined_bytes_max: int = 64 * 1024  # sent ahead of an unfinished answer; more: the connection is dropped
     head_seconds: float = 10.0  # from the first byte of a head to its last; 408

@@ -250,7 +250,7 @@ class GuardedServer(TCPServer):
         await upgrade(
             inner,
             request,
-            message_bytes_max=self.limits.body_bytes_max,
+            message_bytes_max=self.limits.message_bytes_max,
             linger_seconds=self.limits.linger_seconds,
         )
 
@@ -281,7 +281,7 @@ def _make_config(limits: HttpLimits) -> Config:
     config.keep_alive_max_requests = 1_000_000_000  # the default (1000) closes busy connections for no gain here
     config.h11_max_incomplete_size = 2 * limits.head_bytes_max  # the filter decides; this must not be stricter
     config.include_server_header = False
-    config.websocket_max_message_size = limits.body_bytes_max  # which its own class does not keep to
+    config.websocket_max_message_size = limits.message_bytes_max  # which its own class does not keep to
     config.max_app_queue_size = 2  # WebSocket messages or parts of a body that an app has not taken (default 10)
     config.websocket_ping_interval = None  # its task outlives the connection, and waits for no answer; see `ping`
     config.errorlog = logging.getLogger("outlast.http")

@@ -6,7 +6,8 @@ which they differ, for it means one thing to the router and another to the serve
 Server Validation). So `classify` climbs a ladder again; the first rung that fails is the answer.
 
 What a request says is left to the server: no method is unknown here, no parameter is looked at but those that headers
-mirror. `Mcp-Param-*` headers mirror what only the tool's schema tells; they are passed on for the server to check.
+mirror. `Mcp-Param-*` headers mirror what only the tool's schema tells (`param_headers.py`); they are passed on for the
+server to check, or checked where a server is told no headers (`upstreams/tool_headers.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ERA_CODES = frozenset((HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION)
 
 METHOD_HEADER = "mcp-method"
 NAME_HEADER = "mcp-name"
-_PARAM_PREFIX = "mcp-param-"
+PARAM_PREFIX = "mcp-param-"
 
 # What `Mcp-Name` mirrors. It is required of the first three; the tasks extension has it too.
 _NAMED_BY: Mapping[str, str] = MappingProxyType(
@@ -175,7 +176,7 @@ def _passed_on(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (name, value)
         for name, value in headers.items()
-        if name in (METHOD_HEADER, NAME_HEADER) or name.startswith(_PARAM_PREFIX)
+        if name in (METHOD_HEADER, NAME_HEADER) or name.startswith(PARAM_PREFIX)
     )
 
 
@@ -269,8 +270,38 @@ def discover(request_id: RequestId, client: Mapping[str, str]) -> ModernRequest:
     Args:
       client: how we present ourselves: name and version.
     """
+    return own_request(request_id, DISCOVER, client)
+
+
+def list_tools(request_id: RequestId, client: Mapping[str, str], cursor: str) -> ModernRequest:
+    """Make a request of our own that asks a server for its tools.
+
+    Args:
+      client: how we present ourselves: name and version.
+      cursor: of the page; "": the first.
+    """
+    return own_request(request_id, "tools/list", client, {"cursor": cursor} if cursor else {})
+
+
+def mismatched(request: ModernRequest, reason: str) -> Message:
+    """Make the answer to a request whose headers and body differ."""
+    return jsonrpc.error(request.id, HEADER_MISMATCH, f"header mismatch: {reason}")
+
+
+def own_request(
+    request_id: RequestId,
+    method: str,
+    client: Mapping[str, str],
+    params: Mapping[str, str] = MappingProxyType({}),
+) -> ModernRequest:
+    """Make a request of our own, of a method that names nothing in its headers.
+
+    Args:
+      client: how we present ourselves: name and version.
+      params: besides what every request carries.
+    """
     meta = {META_VERSION: REVISION, META_CAPABILITIES: {}, META_CLIENT: dict(client)}
-    return ModernRequest(jsonrpc.request(request_id, DISCOVER, {"_meta": meta}), ((METHOD_HEADER, DISCOVER),))
+    return ModernRequest(jsonrpc.request(request_id, method, {**params, "_meta": meta}), ((METHOD_HEADER, method),))
 
 
 def _mismatch(reason: str, request_id: RequestId | None) -> Rejection:

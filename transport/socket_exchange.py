@@ -22,8 +22,20 @@ TRY_AGAIN_LATER = 1013
 REASON_BYTES_MAX = 123  # a control frame has room for 125 bytes, two of which are the code (RFC 6455, 5.5)
 
 
+NO_STATUS = 1005  # never sent, as the next: the client closed it and said no code
+ABNORMAL = 1006  # the connection ended without a word
+
+
 class SocketGone(Exception):
     """The connection is over: nothing can be sent on it, and nothing comes any more."""
+
+    def __init__(self, detail: str = "the client has gone", code: int = ABNORMAL) -> None:
+        """
+        Args:
+          code: with which it was closed.
+        """
+        super().__init__(detail)
+        self.code = code
 
 
 class SocketExchange(Protocol):

@@ -264,6 +264,7 @@ def test_long_call_is_looked_at_again_soon_so_that_nothing_of_it_stays_behind() 
     [
         (Failure.OUTCOME_UNKNOWN, jsonrpc.OUTCOME_UNKNOWN),
         (Failure.REFUSED, jsonrpc.INTERNAL_ERROR),
+        (Failure.UNREADABLE, jsonrpc.UNREADABLE_ANSWER),
     ],
 )
 def test_refused_call_is_answered_and_not_sent_again(failure: Failure, expected: int) -> None:

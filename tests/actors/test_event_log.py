@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import event_log
-from actors.event_log import TAIL_ENTRIES_MAX, CursorLost, EventLog, ReaderEnded, SessionLeft, StreamReader
+from actors.event_log import TAIL_ENTRIES_MAX, CursorLost, EventLog, LogCounts, ReaderEnded, SessionLeft, StreamReader
 from actors.ids import SessionId
 from actors.state import Stream
 from persistence.records import LogEntry
@@ -33,7 +33,8 @@ class Shelf:
         self.next_sequence = 1
         self.reads = 0
         self.read_seconds = 0.0
-        self.log = EventLog(SESSION, self.read_log, durable_through=0)
+        self.counts = LogCounts()
+        self.log = EventLog(SESSION, self.read_log, durable_through=0, counts=self.counts)
 
     async def read_log(self, session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]:
         self.reads += 1
@@ -71,7 +72,7 @@ class Shelf:
             self.streams[entry.stream] = Stream(known.id, known.request_id, entry.offset, known.ended)
         self.next_sequence -= len(self.waiting)
         self.waiting.clear()
-        self.log = EventLog(SESSION, self.read_log, durable_through=self.next_sequence - 1)
+        self.log = EventLog(SESSION, self.read_log, durable_through=self.next_sequence - 1, counts=self.counts)
 
     async def page(self, reader: StreamReader) -> list[int]:
         page = await reader.next_page(lambda: self.streams.get(reader.stream_id))
@@ -156,6 +157,25 @@ async def test_cursor_that_fell_off_is_told() -> None:
     with pytest.raises(CursorLost):
         await shelf.page(shelf.log.attach(0, 3))
     assert await shelf.page(shelf.log.attach(0, 5)) == [6, 7, 8, 9, 10]
+
+
+async def test_what_falls_off_and_who_is_told_so_is_counted() -> None:
+    shelf = Shelf()
+    for _ in range(TAIL_ENTRIES_MAX):
+        shelf.append()
+    shelf.release()
+    assert shelf.counts.left_memory == 0
+    for _ in range(3):
+        shelf.append()
+    assert shelf.counts.left_memory == 3
+    shelf.release()
+    shelf.trim(5)
+    assert (shelf.counts.left_memory, shelf.counts.cursors_lost) == (3, 0), "who trims counts what is trimmed"
+    shelf.restart()
+    for after in (2, 3):
+        with pytest.raises(CursorLost):
+            await shelf.page(shelf.log.attach(0, after))
+    assert shelf.counts.cursors_lost == 2
 
 
 async def test_all_trimmed_is_told_too() -> None:

@@ -176,10 +176,12 @@ async def test_trimmed_cursor_is_lost_and_says_so(autojump_clock: MockClock) -> 
         (first,) = await collect(session, 1)
         for number in range(10):
             await session.emit(f"event {number}")
+        assert world.runtime.log_counts.left_logs == 6, "of eleven, five are kept"
     async with open_world(disk=disk) as world:
         again = world.runtime.session(session.id)
         with pytest.raises(CursorLost):
             await collect(again, 1, first.id)
+        assert world.runtime.log_counts.cursors_lost == 1
 
         assert names(await collect(again, 2)) == ["event 5", "event 6"], "without a cursor: from the earliest kept"
 

@@ -11,10 +11,11 @@ from actors import jsonrpc
 from actors import messages as say
 from actors.ids import Principal
 from actors.registry import Draining, RegistryStatistics, SessionNotFound, TooManySessions
+from actors.session import SessionActor
 from persistence.memory import MemoryStore
 from persistence.store import SnapshotCorrupt, SnapshotTooNew
 from tests.actors.fake_link import FakeUpstream
-from tests.actors.worlds import open_session, open_world, problem, send
+from tests.actors.worlds import World, open_session, open_world, problem, read_stream, send
 
 ALICE = Principal("issuer", "client", "alice")
 BOB = Principal("issuer", "client", "bob")
@@ -161,6 +162,39 @@ async def test_quiet_comes_when_nobody_waits(autojump_clock: MockClock) -> None:
         with trio.fail_after(1.0):
             await world.runtime.registry.wait_quiet()
         assert isinstance(await reply.wait(), say.Streaming)
+
+
+async def read_through_a_stop(world: World) -> list[object]:
+    """Have a streamed call answered, and stop everything as soon as it is quiet; give what the stream told."""
+    session = await open_session(world)
+    outcome = await send(session, 1, "hold").wait()
+    assert isinstance(outcome, say.Streaming)
+    told: list[object] = []
+
+    async def read() -> None:
+        told.extend(jsonrpc.result_of(message) for message in await read_stream(session, outcome.stream))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        world.link.answer(1, "late")
+        await wait_all_tasks_blocked()  # its commit has begun, and takes a second
+        await world.runtime.registry.wait_quiet()
+        await world.runtime.registry.stop_actors()
+    return told
+
+
+async def test_answer_on_its_way_to_the_store_is_waited_for(autojump_clock: MockClock) -> None:
+    async with open_world(commit_seconds=1.0) as world:
+        assert await read_through_a_stop(world) == ["late"]
+
+
+async def test_control_without_that_wait_it_is_cut_off(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SessionActor, "is_quiet", property(lambda actor: not actor.state.busy))
+    async with open_world(commit_seconds=1.0) as world:
+        assert await read_through_a_stop(world) == []
 
 
 async def test_stopping_tells_whoever_waits_what_is_known(autojump_clock: MockClock) -> None:

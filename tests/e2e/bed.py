@@ -147,3 +147,24 @@ class SharedBed:
         client = RawClient(self.url(server), protocol_version=protocol_version)
         await client.open_session()
         return client
+
+
+class SharedBeds:
+    """The shared bed of each road, started when it is first asked for: files of tests change from road to road."""
+
+    def __init__(self, directory: Path, lasting: LastingUpstreams) -> None:
+        self._directory = directory
+        self._lasting = lasting
+        self._beds: dict[str, SharedBed] = {}
+
+    def on(self, road: str) -> SharedBed:
+        """Give the bed of one road, at work."""
+        if road not in self._beds:
+            bed = self._beds[road] = SharedBed(self._directory / road, road, self._lasting)
+            bed.start()
+        return self._beds[road]
+
+    def close(self) -> None:
+        """Kill what is at work."""
+        for bed in self._beds.values():
+            bed.close()

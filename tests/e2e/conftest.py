@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.bed import Bed, LastingUpstreams, SharedBed
+from tests.e2e.bed import Bed, LastingUpstreams, SharedBed, SharedBeds
 from tests.persistence.redis_servers import RedisServer, running
 
 ROADS = os.environ.get("E2E_ROADS", "hot,hypercorn").split(",")
@@ -72,18 +72,18 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def _shared_bed(road: str, tmp_path_factory: pytest.TempPathFactory, _lasting: LastingUpstreams) -> Iterator[SharedBed]:
-    bed = SharedBed(tmp_path_factory.mktemp("shared"), road, _lasting)
+def _shared_beds(tmp_path_factory: pytest.TempPathFactory, _lasting: LastingUpstreams) -> Iterator[SharedBeds]:
+    beds = SharedBeds(tmp_path_factory.mktemp("shared"), _lasting)
     try:
-        bed.start()
-        yield bed
+        yield beds
     finally:
-        bed.close()
+        beds.close()
 
 
 @pytest.fixture
-def shared(_shared_bed: SharedBed) -> Iterator[SharedBed]:
+def shared(road: str, _shared_beds: SharedBeds) -> Iterator[SharedBed]:
     """The bed of all tests that leave it as it is; a traceback in the gateway fails the test that caused it."""
-    yield _shared_bed
-    if _shared_bed.gateway is not None:
-        _shared_bed.gateway.assert_is_well()
+    bed = _shared_beds.on(road)
+    yield bed
+    if bed.gateway is not None:
+        bed.gateway.assert_is_well()

@@ -66,6 +66,9 @@ class Gateway:
         self._servers = servers
         self._environment = {
             "SESSION_DATA_DIR": str(directory),
+            # On a busy machine, a server with the SDK in it starts in more than the usual five seconds. Tests of what
+            # is answered then choose less.
+            "OUTLAST_RESTORE_WAIT_SECONDS": "30",
             **ROAD_ENVIRONMENTS[road],
             **(environment or {}),
         }

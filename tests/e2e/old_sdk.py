@@ -1,14 +1,12 @@
 """The last SDK that speaks WebSocket (mcp 1.x), in a folder of its own: 2.x has dropped it, and is what the tests use.
 
-It is installed once, beside pytest's cache, and reached by child processes alone through PYTHONPATH, where it comes
-before the newer one.
+It is installed with the other published peers (`peers/installing.py`), and reached by child processes alone through
+PYTHONPATH, where it comes before the newer one.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,6 @@ import trio
 
 from tests.e2e.journal import Journal
 from tests.e2e.process import ROOT, ChildProcess
-
-REQUIREMENTS = ("mcp==1.30.0", "websockets>=14,<18")
-_INSTALL_SECONDS_MAX = 300.0
-
-
-def install(folder: Path) -> Path:
-    """Install it into a folder, unless it is there already; give the folder to import it from."""
-    packages = folder / "packages"
-    done = folder / "installed"
-    if done.exists() and done.read_text() == " ".join(REQUIREMENTS):
-        return packages
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
-    subprocess.run([*command, "--target", str(packages), *REQUIREMENTS], check=True, timeout=_INSTALL_SECONDS_MAX)
-    done.write_text(" ".join(REQUIREMENTS))
-    return packages
 
 
 class OldUpstream:

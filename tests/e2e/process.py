@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30.0  # an interpreter with the SDK needs one or two; the machine may be busy
-STOP_SECONDS = 20.0
+# Against a hang. An interpreter with the SDK needs a second or two to start, and ten times that on a busy machine.
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 
 class ProcessFailed(Exception):

@@ -154,6 +154,21 @@ async def test_parameters_that_headers_mirror_are_checked_by_the_server(modern: 
         assert await text_of(client, "region", region="Zürich") == "Zürich"
 
 
+@EVERY_KIND
+async def test_parameter_header_that_contradicts_the_body_is_refused_alike(modern: ModernBed, server: str) -> None:
+    """Over HTTP the server checks, over stdio the gateway does: whoever calls cannot tell."""
+    client = modern.raw(server)
+    message = request("tools/call", name="region", arguments={"region": "Zürich"})
+    encoded = "=?base64?WsO8cmljaA==?="
+    for header, status in ((encoded, 200), ("Zurich", 400), (None, 400), (encoded, 200)):
+        headers: dict[str, str | None] = {"mcp-method": "tools/call", "mcp-name": "region"}
+        headers["mcp-param-region"] = header
+        answer = await client.post_whole(message, headers=headers)
+        assert answer.status == status, answer
+        if status == 400:
+            assert answer.json["error"]["code"] == -32020
+
+
 # The SDK's servers do not notice a client that goes away from an answer of JSON alone; nobody can make them.
 @STREAMING_KINDS
 async def test_client_that_cancels_cancels_its_call_at_the_server(modern: ModernBed, server: str) -> None:

@@ -14,7 +14,8 @@ import trio_websocket
 
 from tests.e2e.bed import Bed
 from tests.e2e.gateway import Gateway
-from tests.e2e.old_sdk import OldUpstream, install, run_client
+from tests.e2e.old_sdk import OldUpstream, run_client
+from tests.e2e.peers.installing import python_packages
 from tests.e2e.raw_client import Json, RawClient
 from tests.e2e.sdk_client import unique_key
 from tests.e2e.socket_client import WITH_IDS, SocketClient, connect
@@ -24,10 +25,9 @@ OUTCOME_UNKNOWN = -32011
 
 
 @pytest.fixture(scope="session")
-def old_packages(pytestconfig: pytest.Config) -> Path:
-    """mcp 1.x, installed once and kept with pytest's cache."""
-    assert pytestconfig.cache is not None
-    return install(pytestconfig.cache.mkdir("mcp1"))
+def old_packages() -> Path:
+    """mcp 1.x."""
+    return python_packages()
 
 
 @pytest.fixture
@@ -69,6 +69,30 @@ async def test_row_62_frames_are_text_of_a_bounded_size_and_pings_are_answered(b
         await client.open_session()
         await client.connection.send_message("x" * 5000)
         assert await client.end_code() == 1009
+    gateway.assert_is_well()
+
+
+async def test_bounds_of_a_connection_are_the_operators_to_set(bed: Bed) -> None:
+    environment = {
+        "OUTLAST_WEBSOCKET_MESSAGE_BYTES_MAX": "2048",
+        "OUTLAST_WEBSOCKET_INITIALIZE_SECONDS_MAX": "0.2",
+        "OUTLAST_WEBSOCKET_PING_SECONDS": "0.5",
+        "OUTLAST_WEBSOCKET_PONG_SECONDS": "0.5",
+    }
+    gateway = await bed.gateway(only=bed.lasting.plain.target, environment=environment)
+    async with connect(gateway) as client:
+        assert await client.end_code() == 4408
+    async with connect(gateway) as client:
+        await client.open_session()
+        await client.connection.send_message("x" * 3000)
+        assert await client.end_code() == 1009
+    raw = RawClient(gateway.url())
+    await raw.open_session()
+    assert await raw.call("echo", text="x" * 3000) == "x" * 3000, "bodies have a bound of their own"
+    async with connect(gateway) as client:
+        await client.open_session()
+        client.connection._wsproto.send = lambda event: b""  # type: ignore[method-assign]  # answers no ping
+        assert await client.end_code() == 1006
     gateway.assert_is_well()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-DEADLINE_SECONDS = 20.0  # generous: it is only reached by a red test, and two cores may be busy
+DEADLINE_SECONDS = 60.0  # generous: it is only reached by a red test, and the machine may be busy with others
 _POLL_SECONDS = 0.01  # the conditions live in other processes and in files: nothing there can wake us
 
 

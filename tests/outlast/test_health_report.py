@@ -58,6 +58,9 @@ ROWS: list[tuple[HealthFacts, str, State, str]] = [
     (with_store(probe_seconds=0.3), "store", State.DEGRADED, "300.0 ms"),
     (with_store(notes="no append-only file"), "store set-up", State.DEGRADED, "append-only"),
     (with_store(quarantined=2), "store records", State.DEGRADED, "2 damaged"),
+    (with_store(has_ballast=False), "store ballast", State.DEGRADED, "given up"),
+    (with_store(lease_margin_seconds=3.0), "store leases", State.DEGRADED, "run out in 3.0 s"),
+    (with_store(lease_margin_seconds=-2.0), "store leases", State.DEGRADED, "ran out 2.0 s ago"),
     (with_store(bytes_free=100 * 1024**2), "store room", State.DEGRADED, "100 MiB"),
     (with_store(bytes_free=1024**2), "store room", State.DOWN, "1 MiB"),
     (

@@ -13,10 +13,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.analytics import ServerUsage
+from actors.event_log import LogCounts
 from outlast.metrics import Counts
 from outlast.metrics_operation import exposition
 from outlast.pauses import Pauses
 from persistence.buckets import ROWS, Buckets
+from persistence.redis_checks import CHECKS
 from persistence.writer import WriterStatistics
 from tests.outlast.test_health_report import OPEN, WELL, sessions, with_store
 
@@ -34,7 +36,14 @@ WRITER = WriterStatistics(
     unavailable=5,
     refused=6,
     full=False,
+    fenced=1,
 )
+
+
+def events() -> LogCounts:
+    counts = LogCounts()
+    counts.left_logs, counts.left_memory, counts.cursors_lost = 11, 12, 13
+    return counts
 
 
 def buckets(bounds: tuple[float, ...], *values: float) -> Buckets:
@@ -56,8 +65,16 @@ COUNTS = Counts(
     commit_seconds=buckets((0.01, 0.1), 0.005, 0.05),
     batch_rows=buckets(ROWS, 7),
     servers={"linear": usage()},
+    events=events(),
     reaped=8,
     connections_open=9,
+)
+
+
+# What any store may have, and a session that cannot go on: every metric is there.
+EVERYTHING = attrs.evolve(
+    with_store(has_ballast=True, lease_margin_seconds=9.5, troubles=dict.fromkeys(CHECKS, False)),
+    sessions=sessions(uninitialized={"corrupt": 1}).sessions,
 )
 
 
@@ -91,6 +108,10 @@ def test_what_is_exposed_is_read_as_it_was_meant() -> None:
         "outlast_commit_seconds_bucket{le=+Inf}": 2,
         "outlast_commits_unavailable_total": 5,
         "outlast_commits_refused_total": 6,
+        "outlast_commits_fenced_total": 1,
+        "outlast_events_evicted_total": 11,
+        "outlast_events_left_memory_total": 12,
+        "outlast_cursors_lost_total": 13,
         "outlast_store_survives{level=local}": 1,
         "outlast_store_survives{level=memory}": 0,
         "outlast_server_breaker{server=linear,state=open}": 1,
@@ -116,17 +137,31 @@ def test_names_of_servers_are_escaped(name: str) -> None:
 
 def test_what_is_not_known_is_not_exposed() -> None:
     found = samples(exposition(with_store(probe_seconds=None, bytes_free=None), COUNTS))
-    assert not {"outlast_store_probe_seconds", "outlast_store_free_bytes"} & found.keys()
+    unknown = {"store_probe_seconds", "store_free_bytes", "store_ballast", "lease_margin_seconds"}
+    assert not {f"outlast_{name}" for name in unknown} & found.keys()
+    assert not any(name.startswith("outlast_store_trouble") for name in found)
+
+
+def test_what_only_some_stores_have_is_exposed_with_them() -> None:
+    facts = with_store(has_ballast=False, lease_margin_seconds=9.5, troubles={"eviction": True, "role": False})
+    found = samples(exposition(facts, COUNTS))
+    expected = {
+        "outlast_store_ballast": 0,
+        "outlast_lease_margin_seconds": 9.5,
+        "outlast_store_trouble{check=eviction}": 1,
+        "outlast_store_trouble{check=role}": 0,
+    }
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_labels_are_of_kinds_that_are_bounded() -> None:
     labels = {
         label
-        for family in text_string_to_metric_families(exposition(WELL, COUNTS).decode())
+        for family in text_string_to_metric_families(exposition(EVERYTHING, COUNTS).decode())
         for sample in family.samples
         for label in sample.labels
     }
-    assert labels <= {"server", "state", "reason", "level", "le", "version"}
+    assert labels <= {"server", "state", "reason", "level", "le", "version", "check"}
 
 
 def missing_metrics(dashboard: str, known: set[str]) -> set[str]:
@@ -136,7 +171,7 @@ def missing_metrics(dashboard: str, known: set[str]) -> set[str]:
 
 
 def test_the_dashboard_and_the_alerts_name_metrics_that_exist() -> None:
-    known = {name.partition("{")[0] for name in samples(exposition(sessions(uninitialized={"corrupt": 1}), COUNTS))}
+    known = {name.partition("{")[0] for name in samples(exposition(EVERYTHING, COUNTS))}
     dashboard = (ROOT / "docs/grafana-dashboard.json").read_text()
     assert missing_metrics(dashboard, known) == set()
     assert missing_metrics(dashboard.replace("outlast_gates_shut", "outlast_no_such"), known) == {"outlast_no_such"}

@@ -85,6 +85,14 @@ async def test_calls_are_in_the_metrics_of_their_server(autojump_clock: MockCloc
         assert session.id not in text
 
 
+async def test_leases_are_told_of_where_there_are_some(autojump_clock: MockClock) -> None:
+    async with watched() as it:
+        assert b"outlast_lease_margin_seconds" not in (await it.ask("/metrics")).answer, "a claim does not run out"
+        await it.world.runtime.store.acquire(1, "me", ttl_seconds=10.0)
+        assert b"\noutlast_lease_margin_seconds " in (await it.ask("/metrics")).answer
+        assert (await it.ask("/health")).json["store"]["lease_margin_seconds"] <= 10.0
+
+
 async def test_the_health_tool_tells_of_this_gateway(autojump_clock: MockClock) -> None:
     async with watched() as it:
         own_tools = it.world.runtime.own_tools

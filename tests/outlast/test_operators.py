@@ -138,6 +138,14 @@ def test_top_in_a_pipe_looks_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "search" in capsys.readouterr().out
 
 
+def test_who_closes_is_told_that_the_server_was_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving((200, json.dumps({"upstream": "not_told", "detail": "HTTP 405"}).encode())) as fake:
+        assert main(["sessions", "close", "x", "--url", fake.url]) == 0
+
+    said = capsys.readouterr().out
+    assert said == "closed; its server was not told, and keeps its own until that expires: HTTP 405\n"
+
+
 def test_closing_needs_no_words_from_the_gateway(capsys: pytest.CaptureFixture[str]) -> None:
     with serving((204, b"")) as fake:
         assert main(["sessions", "close", "x", "--url", fake.url]) == 0

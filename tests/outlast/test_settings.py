@@ -15,6 +15,9 @@ from outlast.targets import HttpTarget, StdioTarget
 from outlast.urls import Address
 from persistence.codec import SecretsNeedKey
 from persistence.key_ring import Key, KeyRing, new_key
+from transport.clients.socket_conversation import WebSocketOptions
+from transport.handler import HttpLimits
+from transport.upstreams.websocket import WebSocketLimits
 
 
 def write(directory: Path, text: str) -> Path:
@@ -188,11 +191,39 @@ def test_all_mistakes_are_named_at_once_with_place_key_value_and_what_is_allowed
         ("servers", {"a": 3}),
         ("servers", {"a/b": "stdio:x"}),
         ("listen", 8080),
+        ("websocket_ping_seconds", 0),
+        ("websocket_pong_seconds", float("inf")),
+        ("websocket_message_bytes_max", 1023),
+        ("websocket_initialize_seconds_max", -1),
+        ("websocket_return_seconds_max", 601),
+        ("websocket_messages_in_hand_max", 0),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_in_code_too(name: str, raw: object) -> None:
     with pytest.raises(ValueError, match=name):
         Settings(**{name: raw})  # type: ignore[arg-type]
+
+
+def test_websocket_defaults_are_those_of_whoever_serves_without_settings() -> None:
+    settings = Settings()
+    served = HttpLimits()
+    assert (settings.websocket_ping_seconds, settings.websocket_pong_seconds) == (
+        served.ping_seconds,
+        served.pong_seconds,
+    )
+    assert settings.websocket_message_bytes_max == served.message_bytes_max
+    assert settings.websocket_ping_seconds == WebSocketLimits().ping_seconds
+    assert WebSocketOptions() == WebSocketOptions(
+        initialize_seconds_max=settings.websocket_initialize_seconds_max,
+        messages_in_hand_max=settings.websocket_messages_in_hand_max,
+        return_seconds_max=settings.websocket_return_seconds_max,
+    )
+
+
+def test_websocket_messages_may_be_as_large_as_bodies_unless_said_otherwise() -> None:
+    assert Settings(body_bytes_max=5000).websocket_message_bytes_max == 5000
+    assert load_settings(environment={"OUTLAST_BODY_BYTES_MAX": "6000"}).websocket_message_bytes_max == 6000
+    assert Settings(body_bytes_max=5000, websocket_message_bytes_max=2000).websocket_message_bytes_max == 2000
 
 
 def test_connections_follow_the_open_file_limit() -> None:

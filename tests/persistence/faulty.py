@@ -13,6 +13,7 @@ from typing import TypeVar
 import attrs
 import trio
 
+from persistence.lease_margin import Leasing
 from persistence.leases import Lease
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.store import Store, StoreUnavailable
@@ -57,6 +58,9 @@ class FaultyStore:
     @property
     def survives(self) -> str:
         return self.disk.survives
+
+    def lease_margin_seconds(self) -> float | None:
+        return self.disk.lease_margin_seconds() if isinstance(self.disk, Leasing) else None
 
     def fail(self, nth: int, error: Exception, *, done: bool = False) -> None:
         """Let the n-th operation from now on (1: the next) raise `error`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from persistence.lease_margin import Leasing
 from persistence.leases import Lease
 from persistence.partitions import PARTITIONS, partition_of
 from persistence.records import Batch, Fence
@@ -17,6 +18,7 @@ from tests.persistence.places import Place
 
 TTL_SECONDS = 10.0
 MINE = partition_of("s")
+OTHER = (MINE + 1) % PARTITIONS
 OTHER_ID = next(session_id for session_id in map(str, range(999)) if partition_of(session_id) != MINE)
 
 
@@ -41,6 +43,26 @@ async def test_a_batch_over_a_partition_of_another_is_refused_whole(store: Store
         await store.commit(Batch(lease.fence, (snapshot("s"), snapshot(OTHER_ID)), (entry("s"),)))
     assert await store.scan() == ([], None)
     assert await store.read_log("s", stream=0, after=0, limit=9) == []
+
+
+async def test_the_margin_is_that_of_the_lease_that_runs_out_first(store: Store) -> None:
+    assert isinstance(store, Leasing)
+    assert store.lease_margin_seconds() is None
+    lease = await lease_of(store)
+    margin = store.lease_margin_seconds()
+    assert margin is not None
+    assert 0 < margin <= TTL_SECONDS
+    other = await store.acquire(OTHER, "a", ttl_seconds=TTL_SECONDS * 10)
+    margin = store.lease_margin_seconds()
+    assert margin is not None
+    assert margin <= TTL_SECONDS
+    await store.renew(lease, ttl_seconds=TTL_SECONDS * 10)
+    margin = store.lease_margin_seconds()
+    assert margin is not None
+    assert TTL_SECONDS < margin <= TTL_SECONDS * 10
+    await store.release(lease)
+    await store.release(other)
+    assert store.lease_margin_seconds() is None, "what was claimed, or given back, does not run out"
 
 
 async def test_a_running_lease_is_refused_to_others_and_says_how_long(store: Store) -> None:

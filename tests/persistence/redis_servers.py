@@ -143,12 +143,16 @@ async def commit_until_known(store: Store, batch: Batch) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports that nobody listens on, nor 10,000 above them, where nodes of a cluster talk to each other."""
+    """Give ports that nobody listens on, nor 10,000 above them, where nodes of a cluster talk to each other.
+
+    They are this process's for as long as it lives, so that tests which run beside it get others. All are below those
+    that the system gives to connections by itself (from 32,768 on).
+    """
     found: list[int] = []
-    for port in range(20_000 + time.time_ns() % 20_000, 50_000, 7):
+    for port in range(20_000, 22_700):
         if len(found) == count:
             return found
-        if _is_free(port) and _is_free(port + 10_000):
+        if _is_free(port) and _is_free(port + 10_000) and _claim(port):
             found.append(port)
     raise AssertionError("no ports are free")
 
@@ -162,6 +166,21 @@ def wait_for(done: Any, what: str) -> None:
                 return
         assert time.monotonic() < deadline, f"did not come: {what}"
         time.sleep(0.01)
+
+
+_claims: list[socket.socket] = []  # of this process; they go with it
+
+
+def _claim(port: int) -> bool:
+    """Take a name that one process on this machine can have at a time."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0outlast-tests-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim)
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -34,7 +34,11 @@ async def test_an_owner_that_is_there_is_named(url: str) -> None:
     assert await command.holder() is None
     fence = await gateway.claim("host:17")
     assert await command.holder() is None, "a claim has no end: it says nothing of who is there"
+    assert gateway.lease_margin_seconds() is None
     await gateway.tend(fence)
+    margin = gateway.lease_margin_seconds()
+    assert margin is not None
+    assert 0 < margin <= PRESENT_SECONDS, "of being there"
     held = await command.holder()
     assert held is not None
     assert held.owner == "host:17"

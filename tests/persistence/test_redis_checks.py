@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from persistence.redis_checks import judge, read_info, replicas_missing
+from persistence.redis_checks import CHECKS, judge, read_info, replicas_missing
 
 FIT = {
     "redis_version": "7.0.15",
@@ -33,6 +33,21 @@ def test_a_fit_server_is_not_remarked_on() -> None:
 def test_an_unfit_server_is_refused_with_what_to_do(change: dict[str, str], said: str) -> None:
     [refusal] = judge({**FIT, **change}).refusals
     assert said in refusal
+
+
+@pytest.mark.parametrize(
+    ("facts", "troubles"),
+    [
+        (FIT, set()),
+        ({}, {"hidden"}),
+        ({**FIT, "role": "slave"}, {"role"}),
+        ({**FIT, "redis_version": "6.2.14"}, {"version"}),
+        ({**FIT, "maxmemory_policy": "allkeys-lru", "aof_enabled": "0"}, {"eviction", "append_only"}),
+    ],
+)
+def test_troubles_are_named_for_metrics_also_where_they_are_accepted(facts: dict[str, str], troubles: set[str]) -> None:
+    assert judge(facts).troubles == troubles <= set(CHECKS)
+    assert judge(facts, frozenset(("eviction", "no-aof"))).troubles == troubles
 
 
 def test_dangers_that_somebody_chose_are_warned_of() -> None:

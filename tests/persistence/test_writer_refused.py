@@ -198,6 +198,7 @@ async def test_other_errors_end_the_writer_and_nothing_more_is_acknowledged(erro
         await writer.flush()
     assert receipts == []
     assert store.commits == []
+    assert writer.statistics().fenced == isinstance(error, FenceLost)
 
 
 # The n-th operation

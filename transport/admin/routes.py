@@ -12,6 +12,7 @@ from msgspec import UnsetType
 from actors import messages as say
 from actors.administration import Administration
 from actors.listing import Filter, Order, Place
+from actors.portable_redaction import without_credentials
 from actors.runtime import Runtime
 from transport.admin import shapes, shown
 from transport.admin.openapi import document
@@ -94,9 +95,9 @@ def _changing(sessions: _Sessions) -> Sequence[Route]:
             method="DELETE",
             template="/admin/sessions/{session}",
             name="closeSession",
-            about="End a session for good: here, in the store and upstream.",
+            about="End a session for good: here, in the store and upstream. Tells whether its server was told.",
             answer=sessions.close,
-            tells=None,
+            tells=shapes.Closed,
             refusals=_CHANGES,
         ),
         Route(
@@ -184,8 +185,9 @@ class _Sessions:
             await self.administration.history(session_id, before=_given(query.before), limit=query.limit)
         )
 
-    async def close(self, request: Request) -> None:
-        await self.administration.close(await self.administration.find(request.session))
+    async def close(self, request: Request) -> shapes.Closed:
+        end = await self.administration.close(await self.administration.find(request.session))
+        return shapes.Closed(upstream=end.told.value, detail=without_credentials(end.detail))
 
     async def reinitialize(self, request: Request) -> shapes.SessionShown:
         session_id = await self.administration.find(request.session)

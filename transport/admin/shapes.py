@@ -207,6 +207,13 @@ class CallCounts(Shape, frozen=True, kw_only=True):
     p95_seconds: float
 
 
+class Closed(Shape, frozen=True, kw_only=True):
+    """A session has ended. Upstream: told; sent on a link that was open; nothing (it keeps none); not told."""
+
+    upstream: Literal["told", "sent", "nothing", "not_told"]
+    detail: str  # why it was not told
+
+
 class StoreShown(Shape, frozen=True, kw_only=True):
     lag_seconds: float  # the age of the oldest fact that is not durable
     backlog_rows: int
@@ -221,6 +228,7 @@ class UpstreamShown(Shape, frozen=True, kw_only=True):
     state: str
     since: float
     last_error: str
+    refuses_credentials: bool  # it is there, and does not let the gateway in
 
 
 class AnalyticsShown(Shape, frozen=True, kw_only=True):

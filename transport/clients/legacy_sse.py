@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import ceil
 
 import trio
 
@@ -41,6 +42,7 @@ from transport.clients.sse_front import (
 from transport.clients.sse_messages import SseMessage
 from transport.clients.streamable_http import CURSOR_LOST_STATUS
 from transport.exchange import Exchange, Headers
+from transport.upstreams.breaker import Breaker
 
 STREAM_PATH = "sse"  # last segments of the two paths
 MESSAGES_PATH = "messages"
@@ -60,8 +62,14 @@ class LegacySse:
         *,
         upstream_transport: str,
         options: LegacySseOptions = LegacySseOptions(),
+        breaker: Breaker | None = None,
     ) -> None:
-        self._front = SseFront(runtime, server_id, upstream_transport, options)
+        """
+        Args:
+          breaker: of that server; while it is open, no session is opened, and those that are there can be gone on with.
+            None: it never is.
+        """
+        self._front = SseFront(runtime, server_id, upstream_transport, options, breaker or Breaker())
 
     async def handle(
         self,
@@ -112,6 +120,9 @@ class _Stream(SseAnswering):
                 )
         elif self.front.runtime.registry.draining:
             await self.not_done(RESTARTING, None)
+        elif seconds := self.front.breaker.admit():
+            away = say.NotDone(say.Problem.UNAVAILABLE, self.front.breaker.describe())
+            await self.not_done(away, None, retry_after_seconds=ceil(seconds))
         else:
             metadata = {name: head.headers[name] for name in ("user-agent", "origin") if name in head.headers}
             await self._stream_opening(Opening(self.front.runtime.draw_session_id(), self.principal, metadata))

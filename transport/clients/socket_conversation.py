@@ -47,6 +47,7 @@ from transport.socket_exchange import (
     SocketExchange,
     SocketGone,
 )
+from transport.upstreams.breaker import Breaker
 
 TRANSPORT = "websocket"  # as sessions keep it
 
@@ -77,7 +78,10 @@ class WebSocketOptions:
 class Conversations:
     """All conversations with clients of one server."""
 
-    def __init__(self, runtime: Runtime, server_id: str, upstream_transport: str, options: WebSocketOptions) -> None:
+    def __init__(
+        self, runtime: Runtime, server_id: str, upstream_transport: str, options: WebSocketOptions, breaker: Breaker
+    ) -> None:
+        self.breaker = breaker
         self.runtime = runtime
         self.server_id = server_id
         self.upstream_transport = upstream_transport
@@ -217,6 +221,8 @@ class Conversation:
 
     async def _ask_to_open(self, session_id: SessionId, message: Message) -> say.Outcome:
         everyone, headers = self._all, self._socket.head.headers
+        if everyone.breaker.blocked_seconds():  # it has opened since the upgrade, which was the trial, if one was due
+            return say.NotDone(say.Problem.UNAVAILABLE, everyone.breaker.describe())
         try:
             beginning = everyone.runtime.begin(
                 server_id=everyone.server_id,

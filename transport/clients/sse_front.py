@@ -23,6 +23,7 @@ from transport import mcp
 from transport.clients.streamable_http import RETRY_AFTER_SECONDS, STATUSES
 from transport.exchange import Exchange, Headers
 from transport.handler import JSON_HEADERS
+from transport.upstreams.breaker import Breaker
 
 RESTARTING = say.NotDone(say.Problem.UNAVAILABLE, "the gateway is restarting; try again in a moment")
 
@@ -68,6 +69,7 @@ class SseFront:
     server_id: str
     upstream_transport: str
     options: LegacySseOptions
+    breaker: Breaker  # of that server
     openings: dict[str, Opening] = attrs.field(factory=dict, init=False)
     readings: set[Reading] = attrs.field(factory=set, init=False)  # what is sent now
     waiting: set[trio.CancelScope] = attrs.field(factory=set, init=False)  # streams without a session yet
@@ -105,14 +107,16 @@ class SseAnswering:
         """Refuse the request, with a JSON-RPC error as the body."""
         await self.exchange.respond(rejection.status, (*JSON_HEADERS, *rejection.headers, *self.extra), rejection.body)
 
-    async def not_done(self, outcome: say.Outcome, message: Message | None) -> None:
+    async def not_done(
+        self, outcome: say.Outcome, message: Message | None, *, retry_after_seconds: int = RETRY_AFTER_SECONDS
+    ) -> None:
         """Say that something was not done, or that nobody knows."""
         if isinstance(outcome, say.Answered):  # it was interrupted; the stream may have the same, if it was kept
             await self.exchange.respond(502, (*JSON_HEADERS, *self.extra), outcome.message.raw)
             return
         assert isinstance(outcome, say.NotDone)
         status, code = STATUSES[outcome.problem], mcp.PROBLEM_CODES[outcome.problem]
-        headers = ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),) if status == 503 else ()
+        headers = ((b"retry-after", b"%d" % retry_after_seconds),) if status == 503 else ()
         await self.reject(mcp.Rejection(status, code, outcome.detail, None if message is None else message.id, headers))
 
 

@@ -73,6 +73,8 @@ class SseMessage(SseAnswering):
 
     async def _initialize(self, opening: Opening, message: Message) -> say.Outcome:
         front = self.front
+        if front.breaker.blocked_seconds():  # it has opened since the stream, which was the trial, if one was due
+            return say.NotDone(say.Problem.UNAVAILABLE, front.breaker.describe())
         try:
             beginning = front.runtime.begin(
                 session_id=opening.session_id,

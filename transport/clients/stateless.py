@@ -306,11 +306,13 @@ class _Call:
             await self.reject(Rejection(status, code, end.detail, self.request.id))
 
 
-# As sessions say it. An answer that is lost is told with 200: proxies may send again what failed with a 502.
+# As sessions say it. An answer that is lost or cannot be read is told with 200: proxies may send again what failed with
+# a 502.
 _STATUSES = {
     Failure.NOT_SENT: (503, jsonrpc.UPSTREAM_UNAVAILABLE),
     Failure.OUTCOME_UNKNOWN: (200, jsonrpc.OUTCOME_UNKNOWN),
     Failure.REFUSED: (502, jsonrpc.INTERNAL_ERROR),
+    Failure.UNREADABLE: (200, jsonrpc.UNREADABLE_ANSWER),
     Failure.SESSION_LOST: (502, jsonrpc.INTERNAL_ERROR),  # cannot be: there are no sessions
 }
 

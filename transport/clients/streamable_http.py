@@ -247,11 +247,8 @@ class _Answering:
             else:
                 makes = [functools.partial(_command, message) for message in route.messages]
                 await self._passed_on(session, await session.ask_all(makes))
-        except SessionUnavailable as error:
-            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(error)), None)
-        except Draining as not_now:
-            detail = str(not_now)
-            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, detail), None)
+        except (SessionUnavailable, Draining) as not_now:
+            await self._not_done(say.NotDone(say.Problem.UNAVAILABLE, str(not_now)), None)
 
     async def _answer_batch(self, session: SessionHandle, route: mcp.Batch) -> None:
         def make(ticket: int) -> say.Command:

@@ -17,7 +17,7 @@ What a connection ends with is told by its close code, since a page sees no stat
 
 from __future__ import annotations
 
-from math import inf
+from math import ceil, inf
 
 from actors import jsonrpc
 from actors.ids import Principal
@@ -26,8 +26,7 @@ from transport.clients import socket_frames as frames
 from transport.clients.socket_conversation import RESTARTING, Conversation, Conversations, WebSocketOptions
 from transport.handler import JSON_HEADERS, error_body
 from transport.socket_exchange import SocketExchange
-
-_RETRY_AFTER = (b"retry-after", b"1")
+from transport.upstreams.breaker import Breaker
 
 
 class WebSocketFace:
@@ -40,8 +39,15 @@ class WebSocketFace:
         *,
         upstream_transport: str,
         options: WebSocketOptions = WebSocketOptions(),
+        breaker: Breaker | None = None,
     ) -> None:
-        self._conversations = Conversations(runtime, server_id, upstream_transport, options)
+        """
+        Args:
+          breaker: of that server; while it is open, no session is opened, and those that are there can be gone on with.
+            None: it never is.
+        """
+        self._breaker = breaker or Breaker()
+        self._conversations = Conversations(runtime, server_id, upstream_transport, options, self._breaker)
 
     async def serve(self, socket: SocketExchange, principal: Principal, deadline: float = inf) -> None:
         """Serve one connection to its end.
@@ -56,8 +62,7 @@ class WebSocketFace:
           SocketGone: the client went away before it was accepted.
         """
         if self._conversations.draining:
-            body = error_body(RESTARTING, jsonrpc.UPSTREAM_UNAVAILABLE)
-            await socket.refuse(503, (*JSON_HEADERS, _RETRY_AFTER), body)
+            await _not_now(socket, RESTARTING, 1)
             return
         subprotocol = frames.choose_subprotocol(socket.subprotocols)
         if subprotocol is None:
@@ -69,6 +74,11 @@ class WebSocketFace:
         except frames.InvalidResume as invalid:
             await socket.refuse(400, JSON_HEADERS, error_body(str(invalid)))
             return
+        if resume is None and not self._breaker.is_closed:
+            seconds = self._breaker.admit()
+            if seconds:
+                await _not_now(socket, self._breaker.describe(), ceil(seconds))
+                return
         with_ids = subprotocol == frames.WITH_IDS
         conversation = Conversation(self._conversations, socket, principal, deadline, with_ids=with_ids)
         await conversation.run(subprotocol, resume)
@@ -76,3 +86,9 @@ class WebSocketFace:
     def drain(self) -> None:
         """Let no new conversation begin, and have all others end as soon as nobody waits for an answer there."""
         self._conversations.drain()
+
+
+async def _not_now(socket: SocketExchange, reason: str, retry_after_seconds: int) -> None:
+    """Refuse the upgrade for a cause that passes: a page sees no status, but programs and proxies do."""
+    headers = (*JSON_HEADERS, (b"retry-after", b"%d" % retry_after_seconds))
+    await socket.refuse(503, headers, error_body(reason, jsonrpc.UPSTREAM_UNAVAILABLE))

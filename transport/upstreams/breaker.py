@@ -6,7 +6,8 @@
 
 What counts as a failure is what says that the server, not a request, is at fault: no connection, or 502, 503, 504 in
 its place. Anything else that it says, errors included, is a sign of life. A call that is lost in the middle is neither:
-one tool that crashes its server must not shut the others out. No I/O and no waiting here; who asks is told how long.
+one tool that crashes its server must not shut the others out. That a server does not let us in is no failure either (it
+is there), but kept to be seen: only an operator can mend it. No I/O and no waiting here; who asks is told how long.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class BreakerHealth:
     state: BreakerState
     since_unix_s: float  # when it closed, or opened; a trial that failed does not begin it anew
     last_error: str  # "" if there was none; the last one stays to be seen after it has closed again
+    refuses_credentials: bool = False  # it is there, and does not let us in
 
 
 class Breaker:
@@ -55,6 +57,7 @@ class Breaker:
         "_failures",
         "_last_error",
         "_openings",
+        "_refuses_credentials",
         "_rules",
         "_since_unix_s",
         "_state",
@@ -82,6 +85,7 @@ class Breaker:
         self._last_error = ""
         self._failures = 0  # in a row
         self._openings = 0  # in a row, without a success between
+        self._refuses_credentials = False
         self._until_seconds = 0.0  # trio's clock: open until then; half open: the trial under way has until then
         self.is_closed = True  # a plain attribute, since every call of a client looks at it
 
@@ -90,7 +94,7 @@ class Breaker:
 
     @property
     def health(self) -> BreakerHealth:
-        return BreakerHealth(self._state, self._since_unix_s, self._last_error)
+        return BreakerHealth(self._state, self._since_unix_s, self._last_error, self._refuses_credentials)
 
     def admit(self) -> float:
         """Ask to use the upstream: 0.0 if that is allowed (half open: as the one trial), else the seconds to wait."""
@@ -117,9 +121,20 @@ class Breaker:
     def succeeded(self) -> None:
         """The upstream gave a sign of life."""
         self._failures = 0
+        self._refuses_credentials = False
         if not self.is_closed:
             self._openings = 0
             self._become(BreakerState.CLOSED)
+
+    def credentials_refused(self, detail: str) -> None:
+        """The upstream does not let us in: a sign of life, and something that its operator should know."""
+        self.succeeded()
+        self._last_error = detail
+        self._refuses_credentials = True
+
+    def credentials_accepted(self) -> None:
+        """The upstream lets us in again; for whoever tells of nothing else."""
+        self._refuses_credentials = False
 
     def failed(self, detail: str) -> None:
         """The upstream could not be reached, or something in its place says that it is away."""

@@ -52,15 +52,29 @@ class HttpConnector:
         spoke_sse = handshake is not None and is_sse_name(handshake.upstream_session_id)
         if self._speaks_sse or spoke_sse:
             try:
-                return await self.sse(session, inbox)
+                link = await self.sse(session, inbox)
             except NoEndpoint as error:
                 self._speaks_sse = False
                 _log.info("upstream_speaks_http_sse_no_more", upstream=self._origin, why=str(error))
+            else:
+                self._streamable.breaker.succeeded()
+                return link
         if handshake is None:
             return _Undecided(self, await self._streamable(session, inbox), inbox)
         if spoke_sse:
             return await self._streamable.reopen(session, handshake, inbox)
         return await self._streamable(session, inbox)
+
+    async def end_session(self, session: SessionState) -> bool:
+        """End a session over Streamable HTTP; one of HTTP+SSE has ended with its stream.
+
+        Raises:
+          ConnectFailed, ConnectRejected
+        """
+        handshake = session.handshake
+        if handshake is None or is_sse_name(handshake.upstream_session_id):
+            return False
+        return await self._streamable.end_session(session)
 
     def note_sse(self) -> None:
         """Remember that the upstream speaks HTTP+SSE."""

@@ -22,6 +22,8 @@ class HttpLimits:
     listen_head_seconds_max: float = 1.0
     # Of the stream of HTTP+SSE, whose end is the end of the session: servers need not say anything on it for days.
     sse_silence_seconds_max: float = math.inf
+    # Behind what looks like half an answer nothing readable may come for so long; then it was the answer.
+    torn_seconds_max: float = 30.0
     cancelled_seconds_max: float = 30.0  # an upstream may answer a cancelled call, or just end its stream
     body_bytes_max: int = BODY_BYTES_MAX
     probe_seconds_max: float = 10.0

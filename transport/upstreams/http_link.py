@@ -21,7 +21,8 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
-from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, is_power_of_two, split_batch
+from transport.upstreams.credentials import REFUSALS
+from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
@@ -41,6 +42,7 @@ from transport.upstreams.http_requests import SessionRequests
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
 from transport.upstreams.http_target import HttpTarget
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 _ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
 
@@ -207,13 +209,13 @@ class StreamableHttpLink:
         stream = EventStream(call.request_id, ticket=call.ticket)
         self._take_messages(call, stream, body, "")
         if not stream.settled:
-            detail = "what came is not the answer to this request: " + body[:200].decode("utf-8", "replace")
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            detail = describe_unreadable(stream.unreadable or "it answers something else", body)
+            self._refuse(call.ticket, Failure.UNREADABLE, detail)
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
         failure = self._failure_of(head, body, opens=call.opens)
-        if failure is Failure.REFUSED and head.status not in (401, 403):
+        if failure is Failure.REFUSED and head.status not in REFUSALS:
             answer = error_answer(call.request_id, body)
             if answer is not None:
                 self._inbox.received(answer, about=call.request_id)
@@ -221,8 +223,10 @@ class StreamableHttpLink:
         self._refuse(call.ticket, failure, describe(head, body))
 
     def _failure_of(self, head: ResponseHead, body: bytes, *, opens: bool = False) -> Failure:
-        if head.status in (401, 403):
+        if head.status in REFUSALS:
             self.unauthorized = describe(head, body)
+            if opens or head.status == 401:  # 403 may be about this message alone: a scope that one tool wants
+                self._breaker.credentials_refused(self.unauthorized)
         if self.established.upstream_session_id and not opens and session_is_lost(head.status, body):
             return Failure.SESSION_LOST
         return failure_of(head.status)
@@ -261,26 +265,30 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
+        elif stream.torn and not stream.doubted and stream.about is not About.NOTHING:
+            stream.doubted = True
+            self._inbox.start_soon(self._doubt, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
         job.abandon()
         self._jobs.discard(job)
         if stream.about is not About.NOTHING and not stream.settled:
-            stream.settled = True
-            self._refuse(stream.ticket, failure, detail)
+            self._settle(stream, failure, detail)
+
+    def _settle(self, stream: EventStream, failure: Failure, detail: str) -> None:
+        stream.settled = True
+        self._refuse(stream.ticket, failure, detail)
 
     def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
         self._jobs.discard(call)
         if stream.settled or self._closed:
             return
-        if stream.malformed_last:
-            stream.settled = True
-            self._refuse(stream.ticket, Failure.REFUSED, "a malformed message came instead of the answer")
+        if stream.unreadable:
+            self._settle(stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
         elif stream.cursor and not call.opens:
             self._inbox.start_soon(self._resume, stream)
         else:
-            stream.settled = True
-            self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
+            self._settle(stream, Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it")
 
     def _take_messages(self, call: CallJob | None, stream: EventStream, text: bytes, cursor: str) -> None:
         """Put the messages of one event, or of one JSON document, into the inbox."""
@@ -289,18 +297,24 @@ class StreamableHttpLink:
                 message = parse(raw)
             except InvalidMessage as error:
                 self._malformed += 1
-                stream.malformed_last = True
-                if is_power_of_two(self._malformed):
-                    origin = str(self._target.origin)
-                    _log.warning("upstream_message_malformed", upstream=origin, count=self._malformed, why=error.reason)
+                log_unreadable(_log, raw, error, self._malformed, upstream=str(self._target.origin))
+                if stream.misheard(raw, error.reason):
+                    self._settle(stream, Failure.UNREADABLE, describe_unreadable(error.reason))
                 continue
-            stream.malformed_last = False
+            stream.heard()
             if message.kind is not Kind.RESPONSE:
                 self._inbox.received(message, about=stream.about, cursor=cursor)
             elif stream.settled or isinstance(stream.about, About):
                 self._stray += 1
             else:
                 self._take_answer(call, stream, message, cursor)
+
+    async def _doubt(self, job: CallJob | GetJob, stream: EventStream) -> None:
+        """End a call behind half an answer. A server that goes on behind that has told something else with it."""
+        await trio.sleep(self._limits.torn_seconds_max)
+        stream.doubted = False
+        if stream.torn and not stream.settled:
+            self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
 
     def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
         assert not isinstance(stream.about, About)
@@ -374,7 +388,7 @@ class StreamableHttpLink:
                 if self._resuming.get(stream.about) is scope:  # else its id was given to another call meanwhile
                     del self._resuming[stream.about]
             if why:
-                self._refuse(stream.ticket, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
+                self._settle(following.stream, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
 
     async def _listen(self) -> None:
         """Keep the upstream's own stream open for as long as the link lives; but take a no for a no.

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from actors.jsonrpc import RequestId
+from actors.jsonrpc import RequestId, misanswered_id
 from actors.link import About
 from transport.sse import Parser
+from transport.upstreams.unreadable import is_torn_answer
 
 _CURSOR_CHARS_MAX = 4096  # it is sent back in a header, and kept with the session
 _RETRY_SECONDS_DEFAULT = 1.0  # what the python and TypeScript clients do
@@ -28,12 +29,14 @@ class EventStream:
         "about",
         "ask_behind",
         "cursor",
+        "doubted",
         "events",
-        "malformed_last",
         "messages",
         "primed",
         "settled",
         "ticket",
+        "torn",
+        "unreadable",
     )
 
     def __init__(self, about: RequestId | About, *, ticket: int = 0, cursor: str = "") -> None:
@@ -50,8 +53,10 @@ class EventStream:
         self.events = 0  # with data or an id: signs of life
         self.messages = 0  # with data: news
         self.settled = False  # the request was answered, or given up
-        self.malformed_last = False
         self._is_resumed = False
+        self.unreadable = ""  # why the newest message on it is none
+        self.torn = False  # ... and it may have been the answer
+        self.doubted = False  # a task watches whether it was
         self._retry_seconds = _RETRY_SECONDS_DEFAULT
         self._parser: Parser | None = None  # made when needed: most calls are answered by a plain document
 
@@ -72,6 +77,19 @@ class EventStream:
         """Begin with the bytes of another connection."""
         self._parser = None
         self._is_resumed = bool(self.ask_behind)
+
+    def misheard(self, raw: bytes, why: str) -> bool:
+        """Take note of something that is no message.
+
+        Returns:
+          whether it was meant for the answer: it names the request.
+        """
+        self.unreadable, self.torn = why, is_torn_answer(raw)
+        return not self.settled and misanswered_id(raw) == self.about
+
+    def heard(self) -> None:
+        """Take note of a message: what was misheard before was not the answer."""
+        self.unreadable, self.torn = "", False
 
     def retry_seconds(self, limit_seconds: float) -> float:
         """How long the upstream wants to be left alone before the stream is resumed."""

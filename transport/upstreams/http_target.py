@@ -14,6 +14,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
+# What every POST of a message says, in all revisions of Streamable HTTP.
+POST_HEADERS = (
+    ("Content-Type", "application/json"),
+    ("Accept", "application/json, text/event-stream"),
+    ("Accept-Encoding", "identity"),
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2: token
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5, as latin-1

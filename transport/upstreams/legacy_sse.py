@@ -21,7 +21,8 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.sse import Event, EventTooLarge, Parser
-from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
+from transport.upstreams.credentials import REFUSALS, Credentials
+from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, reinitialize, split_batch
 from transport.upstreams.http_answers import describe, error_answer, failure_of, session_is_lost
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_jobs import QuietJob
@@ -30,6 +31,7 @@ from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import HttpTarget, check_headers, every_header, write_head
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 # In front of the endpoint, where sessions keep the upstream's name for them. A session id of Streamable HTTP has no
 # spaces in it, so neither is taken for the other.
@@ -61,16 +63,18 @@ class LegacySseConnector:
       pool: carries the requests; it must be running.
       url: of the stream.
       headers: sent with every request, e.g. the gateway's own credentials; never shown.
+      credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
     pool: HttpPool
     url: str
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
+    credentials: Credentials = Credentials.OPERATORS
 
     def link(self, inbox: Inbox) -> LegacySseLink:
         """Make a link that has yet to be opened, and is closed by whoever opens it."""
-        return LegacySseLink(self.pool, self.url, every_header(self.headers), inbox, self.limits)
+        return LegacySseLink(self.pool, self.url, every_header(self.headers), inbox, self.limits, self.credentials)
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> LegacySseLink:
         """Open a stream, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -94,7 +98,7 @@ class LegacySseConnector:
         except BaseException as error:  # cancelled, too
             link.close(end_session=True)
             if isinstance(error, ConnectFailed) and link.unauthorized:
-                raise ConnectRejected("auth_gone", link.unauthorized) from None
+                raise self.credentials.refused(link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
         rehearsal.hand_over_soon()
@@ -105,11 +109,18 @@ class LegacySseLink:
     """Implements `actors.link.Link`. Has a connection for as long as it lives, and no task."""
 
     def __init__(
-        self, pool: HttpPool, url: str, headers: Sequence[tuple[str, str]], inbox: Inbox, limits: HttpLimits
+        self,
+        pool: HttpPool,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        inbox: Inbox,
+        limits: HttpLimits,
+        credentials: Credentials,
     ) -> None:
         """Args:
         url: of the stream.
         headers: what every request carries besides the protocol's own headers.
+        credentials: whose those are.
         """
         self.established = Established()
         self.resumable = False
@@ -120,6 +131,7 @@ class LegacySseLink:
         self._headers = headers
         self._inbox = inbox
         self._limits = limits
+        self._credentials = credentials
         self._parser = Parser()
         self._stream: _Stream | None = None
         self._settled = trio.Event()  # the endpoint is known, or will not be
@@ -175,7 +187,7 @@ class LegacySseLink:
             raise LinkLost(self._gone)
         is_request = message.kind is Kind.REQUEST
         if is_request:
-            self._in_flight.add(message)
+            self._in_flight.add(message, ticket)
         # Most servers accept at once; some answer the POST of a call when they have carried it out.
         silence = self._limits.call_silence_seconds_max if is_request else self._limits.post_seconds_max
         lane = Lane.CALL if is_request else Lane.URGENT
@@ -212,8 +224,8 @@ class LegacySseLink:
     def stream_declined(self, head: ResponseHead, body: bytes) -> None:
         """Something else than a stream came."""
         detail = describe(head, body)
-        if head.status in (401, 403):
-            self._settle(ConnectRejected("auth_gone", detail))
+        if head.status in REFUSALS:
+            self._settle(self._credentials.refused(detail))
         elif head.status in (408, 425, 429) or head.status >= 500:
             self._settle(ConnectFailed(detail))
         else:
@@ -282,11 +294,12 @@ class LegacySseLink:
     def _take_raw(self, raw: bytes) -> None:
         try:
             message = parse(raw)
-        except InvalidMessage as error:
+        except InvalidMessage as invalid:
             self._malformed += 1
-            if is_power_of_two(self._malformed):
-                origin = str(self._target.origin)
-                _log.warning("upstream_message_malformed", upstream=origin, count=self._malformed, why=error.reason)
+            log_unreadable(_log, raw, invalid, self._malformed, upstream=str(self._target.origin))
+            ticket = self._in_flight.misanswered(raw)
+            if ticket is not None:
+                self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))
             return
         if message.kind is not Kind.RESPONSE:
             self._inbox.received(message, about=self._in_flight.about(message))
@@ -304,12 +317,12 @@ class LegacySseLink:
             if post.message.kind is not Kind.REQUEST:
                 self._inbox.delivered(post.ticket)
             return
-        if head.status in (401, 403):
+        if head.status in REFUSALS:
             self.unauthorized = describe(head, body)
         opens = post.message.method == INITIALIZE
         failure = Failure.SESSION_LOST if not opens and session_is_lost(head.status, body) else failure_of(head.status)
         request_id = post.message.id
-        if failure is Failure.REFUSED and post.message.kind is Kind.REQUEST and head.status not in (401, 403):
+        if failure is Failure.REFUSED and post.message.kind is Kind.REQUEST and head.status not in REFUSALS:
             assert request_id is not None
             answer = error_answer(request_id, body)
             if answer is not None and request_id in self._in_flight:

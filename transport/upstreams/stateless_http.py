@@ -12,11 +12,13 @@ from collections.abc import Mapping
 import structlog
 import trio
 
-from actors.jsonrpc import InvalidMessage, Kind, Message, parse
+from actors.jsonrpc import InvalidMessage, Kind, Message, misanswered_id, parse
 from actors.link import Failure
 from transport import modern
 from transport.modern import ModernRequest
 from transport.sse import EventTooLarge, Parser
+from transport.upstreams.breaker import Breaker
+from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.era import Era, EraKnowledge, EraLimits, EraUnknown, Verdict, judge
 from transport.upstreams.handshake import is_power_of_two, own_id
 from transport.upstreams.http_answers import answer_to, describe, error_answer, failure_of
@@ -24,8 +26,9 @@ from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
-from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent, write_head
+from transport.upstreams.http_target import POST_HEADERS, HttpTarget, check_headers, default_user_agent, write_head
 from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall, answer_within
+from transport.upstreams.unreadable import describe_unreadable, is_torn_answer
 
 _ENDING_SECONDS = 5.0  # an answered stream may take so long to end by itself; then its connection is of no more use
 
@@ -43,14 +46,17 @@ class StatelessHttp:
         *,
         limits: HttpLimits = HttpLimits(),
         era_limits: EraLimits = EraLimits(),
+        breaker: Breaker | None = None,
     ) -> None:
         """Args:
         pool: carries the requests; it must be running.
         headers: sent with every request, e.g. the gateway's own credentials; never shown.
+        breaker: is told whether the upstream lets us in, and nothing else.
         """
         check_headers(headers or {})
         self.era = EraKnowledge(str(target.origin), self._ask_era, era_limits)
         self.strange = 0  # messages that were not passed on, since they are none, or requests, or answer nothing
+        self.breaker = breaker or Breaker()
         self._pool = pool
         self._target = target
         self._limits = limits
@@ -89,24 +95,19 @@ class StatelessHttp:
         if isinstance(end, Answer):
             era = judge(end.message)
             return Verdict(era, sure=era is Era.MODERN or end.status < 500)
-        if end.failure is Failure.NOT_SENT or end.status in _UNAUTHORIZED:
+        if end.failure is Failure.NOT_SENT or end.status in REFUSALS:
             raise EraUnknown(end.detail)
-        return Verdict(Era.HANDSHAKE, sure=end.failure is Failure.REFUSED and end.status < 500)
+        return Verdict(Era.HANDSHAKE, sure=end.failure in _SURE and end.status < 500)
 
 
 _CLIENT = dict(zip(("name", "version"), default_user_agent().split("/"), strict=True))
-_OWN_HEADERS = (
-    ("Content-Type", "application/json"),
-    ("Accept", "application/json, text/event-stream"),
-    ("Accept-Encoding", "identity"),
-    ("MCP-Protocol-Version", modern.REVISION),
-)
+_OWN_HEADERS = (*POST_HEADERS, ("MCP-Protocol-Version", modern.REVISION))
 
 
 class _CallJob(Job):
     """A request on its connection."""
 
-    __slots__ = ("_call", "_held_bytes", "_id", "_over", "_parser", "_upstream")
+    __slots__ = ("_call", "_held_bytes", "_id", "_over", "_parser", "_torn_seconds", "_unreadable", "_upstream")
 
     def __init__(
         self, upstream: StatelessHttp, call: StatelessCall, request: ModernRequest, raw: bytes, limits: HttpLimits
@@ -125,6 +126,8 @@ class _CallJob(Job):
         self._id = request.id
         self._parser = Parser()
         self._over = False  # the server has said its last word
+        self._torn_seconds = limits.torn_seconds_max
+        self._unreadable = ""  # why the newest message on its stream is none
 
     # ---- from who asked ----
 
@@ -148,23 +151,31 @@ class _CallJob(Job):
         if head.is_encoded:
             self._end(NoAnswer(Failure.REFUSED, "the answer is compressed, which nobody asked for"))
         elif 200 <= head.status < 300:
+            self._upstream.breaker.credentials_accepted()
             self._end(self._read_document(head, body))
         else:
             self._end(self._read_refusal(head, body))
 
     def _read_document(self, head: ResponseHead, body: bytes) -> Answer | NoAnswer:
+        if not body.strip():
+            self._upstream.era.forget()
+            return NoAnswer(Failure.REFUSED, f"HTTP {head.status} without an answer to a request")
+        why = "it answers something else"
         try:
             answer = answer_to(self._id, parse(body))
-        except InvalidMessage:
-            answer = None
+        except InvalidMessage as invalid:
+            answer, why = None, invalid.reason
         if answer is None:
             self._upstream.era.forget()
-            return NoAnswer(Failure.REFUSED, f"what came is not the answer to this request: {describe(head, body)}")
+            self._upstream.note_strange(why)
+            return NoAnswer(Failure.UNREADABLE, describe_unreadable(why, body))
         return Answer(answer, head.status)
 
     def _read_refusal(self, head: ResponseHead, body: bytes) -> Answer | NoAnswer:
         """Pass on an error, with its status; our own credentials are no concern of a client's."""
-        error = None if head.status in _UNAUTHORIZED else error_answer(self._id, body)
+        if head.status == 401:  # 403 may be about this request alone
+            self._upstream.breaker.credentials_refused(describe(head, body))
+        error = None if head.status in REFUSALS else error_answer(self._id, body)
         if head.status in _DOUBTFUL and (error is None or modern.error_code(error) not in _MODERN_REFUSALS):
             self._upstream.era.forget()
         if error is not None:
@@ -172,6 +183,7 @@ class _CallJob(Job):
         return NoAnswer(failure_of(head.status), describe(head, body), head.status)
 
     def stream_opened(self, head: ResponseHead) -> None:
+        self._upstream.breaker.credentials_accepted()
         if head.is_encoded:
             self.abandon()
             self._end(NoAnswer(Failure.OUTCOME_UNKNOWN, "the stream is compressed, which nobody asked for"))
@@ -192,7 +204,14 @@ class _CallJob(Job):
             message = parse(raw)
         except InvalidMessage as invalid:
             self._upstream.note_strange(invalid.reason)
+            self._unreadable = invalid.reason
+            if misanswered_id(raw) == self._id:
+                self._end(NoAnswer(Failure.UNREADABLE, describe_unreadable(invalid.reason)))
+                self.hurry(_ENDING_SECONDS)
+            elif is_torn_answer(raw):
+                self.hurry(self._torn_seconds)
             return
+        self._unreadable = ""
         if message.kind is Kind.NOTIFICATION:
             self._call.put(raw)
             return
@@ -204,7 +223,10 @@ class _CallJob(Job):
         self.hurry(_ENDING_SECONDS)
 
     def stream_closed(self, detail: str) -> None:
-        self._end(NoAnswer(Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it"))
+        if self._unreadable:
+            self._end(NoAnswer(Failure.UNREADABLE, describe_unreadable(self._unreadable)))
+        else:
+            self._end(NoAnswer(Failure.OUTCOME_UNKNOWN, f"{detail}, and the answer was not on it"))
 
     def failed(self, failure: Failure, detail: str) -> None:
         self._end(NoAnswer(failure, detail))
@@ -214,7 +236,7 @@ class _CallJob(Job):
         self._call.finish(end)
 
 
-_UNAUTHORIZED = (401, 403)
+_SURE = (Failure.REFUSED, Failure.UNREADABLE)  # the server has said something, and it is not of this era
 _DOUBTFUL = (400, 404, 405, 406, 415)  # what servers of the handshake era refuse requests of this one with
 # What a server of this era refuses requests with; any other refusal may come from one that does not speak it any more.
 _MODERN_REFUSALS = modern.ERA_CODES | {-32601, -32602}

@@ -11,6 +11,7 @@ was just cancelled whose last words these may be, it goes to nobody: it could be
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 
@@ -30,6 +31,7 @@ from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.http_target import default_user_agent
 from transport.upstreams.stateless import Answer, NoAnswer, ServerUnavailable, StatelessCall, answer_within
 from transport.upstreams.stdio import StdioConnector, StdioLink
+from transport.upstreams.tool_headers import CHANGED, ToolHeaders, ToolsUnknown
 
 _log = structlog.get_logger(__name__)
 
@@ -90,9 +92,17 @@ class StatelessStdio:
                     self._let_go(self._process, "the gateway is stopping")
 
     async def send(self, request: ModernRequest) -> StatelessCall:
-        """Send a request, and start the process if there is none. See `StatelessUpstream`."""
+        """Send a request, and start the process if there is none. See `StatelessUpstream`.
+
+        One whose `Mcp-Param-*` headers and body differ is answered here: the process is told no headers.
+        """
         process = self._process or await self._start()
-        return process.send(request)
+        difference = await process.tool_headers.difference(request)
+        if not difference:
+            return process.send(request)
+        call, refusal = StatelessCall(), modern.mismatched(request, difference)
+        call.finish(Answer(refusal, modern.status_of(refusal)))
+        return call
 
     async def _start(self) -> _SharedProcess:
         async with self._starting:
@@ -104,7 +114,7 @@ class StatelessStdio:
             now = trio.current_time()
             if now < self._not_before:
                 raise ServerUnavailable(f"{self._why_not}; it is started again in {self._not_before - now:.0f} s")
-            process = _SharedProcess(nursery, self._limits, self._gone)
+            process = _SharedProcess(nursery, self._limits, self._gone, self._connector.command[0])
             self.starts += 1
             try:
                 process.link = await self._connector.open_fresh(process)
@@ -160,6 +170,7 @@ class _Entry:
     call: StatelessCall
     id: RequestId
     listens: bool
+    is_ours: bool  # the gateway asks, for itself
     token: bytes | None  # the caller's progress token, as JSON
 
 
@@ -167,8 +178,16 @@ class _SharedProcess:
     """One process over its life: what its link says goes to the calls it is about. Implements `actors.link.Inbox`."""
 
     def __init__(
-        self, nursery: trio.Nursery, limits: SharedProcessLimits, gone: Callable[[_SharedProcess, str], None]
+        self,
+        nursery: trio.Nursery,
+        limits: SharedProcessLimits,
+        gone: Callable[[_SharedProcess, str], None],
+        name: str,
     ) -> None:
+        """Args:
+        name: for the log.
+        """
+        self.tool_headers = ToolHeaders(name, self._list_tools)
         self.link: StdioLink | None = None
         self.lost_because = ""
         self._nursery = nursery
@@ -191,7 +210,7 @@ class _SharedProcess:
     def idle_seconds(self) -> float:
         return 0.0 if self._entries else trio.current_time() - self._used
 
-    def send(self, request: ModernRequest) -> StatelessCall:
+    def send(self, request: ModernRequest, *, is_ours: bool = False) -> StatelessCall:
         """Put a request on the wire."""
         assert self.link is not None
         self._last_number += 1
@@ -199,12 +218,19 @@ class _SharedProcess:
         raw, token = renaming.rename_request(request.message.raw, number)
         call = StatelessCall()
         call.bind(lambda: self._cancel(number))
-        self._entries[number] = _Entry(call, request.id, request.listens, token)
+        self._entries[number] = _Entry(call, request.id, request.listens, is_ours, token)
         try:
             self.link.send(Message(Kind.REQUEST, number, request.message.method, raw), number)
         except LinkLost as error:
             self._finish(number, NoAnswer(Failure.NOT_SENT, str(error)))
         return call
+
+    async def _list_tools(self, cursor: str) -> Message:
+        """Ask for a page of the tools. The caller bounds the wait."""
+        end = await answer_within(self.send(modern.list_tools(1, _CLIENT, cursor), is_ours=True), math.inf)
+        if not isinstance(end, Answer):
+            raise ToolsUnknown("it did not answer" if end is None else end.detail)
+        return end.message
 
     def end(self, why: str) -> None:
         """End the process."""
@@ -276,6 +302,8 @@ class _SharedProcess:
             self._finish(number, NoAnswer(Failure.OUTCOME_UNKNOWN, "the server has cancelled the request"))
 
     def _take_notification(self, message: Message, about: RequestId | About) -> None:
+        if message.method == CHANGED:
+            self.tool_headers.forget()
         entry = self._entries.get(about) if isinstance(about, int) else None
         if entry is not None and entry.token is not None:
             entry.call.put(renaming.restore_progress(message.raw, entry.token))
@@ -296,7 +324,7 @@ class _SharedProcess:
     def _only_call(self) -> _Entry | None:
         if trio.current_time() < self._last_words_until:
             return None
-        calls = [entry for entry in self._entries.values() if not entry.listens]
+        calls = [entry for entry in self._entries.values() if not (entry.listens or entry.is_ours)]
         return calls[0] if len(calls) == 1 else None
 
     def _drop(self, what: str) -> None:

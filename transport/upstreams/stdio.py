@@ -2,7 +2,7 @@
 
 A process keeps its session in memory, so a new process is always re-initialized. Lines go out at once while the pipe
 takes them; what it does not take waits in a bounded outbox. What the process prints besides messages is tolerated
-and counted: many servers print a banner.
+and counted: many servers print a banner. If it was meant for an answer, its call ends (`unreadable.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transport.upstreams.child_process import ChildProcess, start_child
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
 from transport.upstreams.in_flight import InFlight
 from transport.upstreams.lines import LineSplitter, as_line
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 _OURS = ("OUTLAST_", "SESSION_")  # this gateway's settings, its encryption key among them
 _OURS_TOO = frozenset(("REDIS_URL",))
@@ -184,7 +185,7 @@ class StdioLink:
         if self._gone:
             raise LinkLost(self._gone)
         if message.kind is Kind.REQUEST:
-            self._in_flight.add(message)
+            self._in_flight.add(message, ticket)
         problem = self._write(as_line(message.raw), ticket, wants_receipt=message.kind is not Kind.REQUEST)
         if problem:
             if message.kind is Kind.REQUEST and message.id is not None:
@@ -361,10 +362,12 @@ class StdioLink:
         for raw in split_batch(line):
             try:
                 self._take_message(parse(raw))
-            except InvalidMessage:
+            except InvalidMessage as invalid:
                 self._noise += 1
-                if is_power_of_two(self._noise):
-                    self._log.warning("upstream_noise", count=self._noise, excerpt=raw[:200].decode("utf-8", "replace"))
+                log_unreadable(self._log, raw, invalid, self._noise, "upstream_noise")
+                ticket = self._in_flight.misanswered(raw)
+                if ticket is not None:
+                    self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))
 
     def _take_message(self, message: Message) -> None:
         if message.kind is Kind.RESPONSE:

@@ -13,16 +13,17 @@ import attrs
 
 from actors import jsonrpc
 from actors.jsonrpc import InvalidMessage
-from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox
+from actors.link import ConnectFailed, Established, Failure, Inbox
 from actors.state import Call, Handshake, SessionState
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
 from transport.upstreams.http_answers import describe, note_life, session_is_lost
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_pool import HttpPool, RequestFailed
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, check_headers, every_header
+from transport.upstreams.http_target import HttpTarget, check_headers, every_header, write_head
 
 
 def _checked(_: object, __: object, headers: Mapping[str, str]) -> None:
@@ -38,6 +39,7 @@ class StreamableHttpConnector:
       target: where the upstream is.
       headers: sent with every request, e.g. the gateway's own credentials; never shown.
       breaker: is told how the upstream fares, and keeps what is sent from one that is away.
+      credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
     pool: HttpPool
@@ -45,6 +47,7 @@ class StreamableHttpConnector:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
     breaker: Breaker = attrs.field(factory=Breaker)
+    credentials: Credentials = Credentials.OPERATORS
     _every_header: tuple[tuple[str, str], ...] = attrs.field(init=False, repr=False)  # made once, for all links
 
     @_every_header.default
@@ -101,8 +104,8 @@ class StreamableHttpConnector:
         note_life(self.breaker, head, body)
         if 200 <= head.status < 300:
             return True
-        if head.status in (401, 403):
-            raise ConnectRejected("auth_gone", describe(head, body))
+        if head.status in REFUSALS:
+            raise self.credentials.refused(describe(head, body))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
@@ -122,13 +125,41 @@ class StreamableHttpConnector:
         except BaseException as error:  # cancelled, too: the half-opened session must not stay upstream
             link.close(end_session=True)
             if isinstance(error, ConnectFailed) and link.unauthorized:
-                raise ConnectRejected("auth_gone", link.unauthorized) from None
+                raise self.credentials.refused(link.unauthorized) from None
             raise
         link.hand_over(inbox, established)
         if session.listening:
             link.hold_until_listening()
         rehearsal.hand_over_soon()
         return link
+
+    async def end_session(self, session: SessionState) -> bool:
+        """Tell the upstream that a session is over of which no link is open. See `actors.upstream_ending`.
+
+        Follows MCP 2025-11-25, transports, "Session Management": DELETE with the session's id; 405 where the server
+        does not let clients end sessions.
+
+        Raises:
+          ConnectFailed, ConnectRejected
+        """
+        handshake = session.handshake
+        if handshake is None or not handshake.upstream_session_id:
+            return False
+        own = [("Mcp-Session-Id", handshake.upstream_session_id)]
+        version = _version_of(handshake)
+        if version:
+            own.append(("MCP-Protocol-Version", version))
+        request = write_head("DELETE", self.target, (*self._every_header, *own)) + b"\r\n"
+        try:
+            head, body = await self.pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
+        except RequestFailed as error:
+            raise ConnectFailed(error.detail) from None
+        note_life(self.breaker, head, body)
+        if 200 <= head.status < 300 or session_is_lost(head.status, body):
+            return True
+        if head.status in REFUSALS:
+            raise self.credentials.refused(describe(head, body))
+        raise ConnectFailed(describe(head, body))
 
     def _resume_calls(self, session: SessionState, link: StreamableHttpLink, inbox: Inbox) -> None:
         lost = []

@@ -25,9 +25,11 @@ import trio_websocket
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
+from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 SUBPROTOCOL = "mcp"
 _ADOPTION_SECONDS_MAX = 1.0  # a task that was asked for starts at the loop's next turn
@@ -91,12 +93,14 @@ class WebSocketConnector:
       url: ws or wss; not shown, since its query may be a secret.
       headers: sent with the upgrade, e.g. the gateway's own credentials; never shown.
       tls: what to trust, for wss; None: what the system does.
+      credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
     url: str = attrs.field(repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: WebSocketLimits = WebSocketLimits()
     tls: ssl.SSLContext | None = None
+    credentials: Credentials = Credentials.OPERATORS
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> WebSocketLink:
         """Open a connection, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -200,7 +204,7 @@ class WebSocketLink:
         if problem:
             self._inbox.refused(ticket, Failure.NOT_SENT, problem)
         elif is_request:
-            self._in_flight.add(message)
+            self._in_flight.add(message, ticket)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if not self._gone:
@@ -239,7 +243,7 @@ class WebSocketLink:
             with self._scope:
                 await self._converse()
         except* trio_websocket.ConnectionRejected as rejections:
-            self._problem = _refusal(_first(rejections))
+            self._problem = _refusal(_first(rejections), self._connector.credentials)
         except* trio_websocket.ConnectionClosed as closings:
             detail = _describe_end(_first(closings))
             self._problem = ConnectFailed(detail)
@@ -350,11 +354,12 @@ class WebSocketLink:
         for each in split_batch(raw):
             try:
                 self._take_message(parse(each))
-            except InvalidMessage:
+            except InvalidMessage as invalid:
                 self._malformed += 1
-                if is_power_of_two(self._malformed):
-                    excerpt = each[:200].decode("utf-8", "replace")
-                    self._log.warning("upstream_noise", count=self._malformed, excerpt=excerpt)
+                log_unreadable(self._log, each, invalid, self._malformed, "upstream_noise")
+                ticket = self._in_flight.misanswered(each)
+                if ticket is not None:
+                    self._inbox.refused(ticket, Failure.UNREADABLE, describe_unreadable(invalid.reason))
 
     def _take_message(self, message: Message) -> None:
         if message.kind is not Kind.RESPONSE:
@@ -376,11 +381,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _refusal(rejected: BaseException) -> ConnectFailed | ConnectRejected:
+def _refusal(rejected: BaseException, credentials: Credentials) -> ConnectFailed | ConnectRejected:
     assert isinstance(rejected, trio_websocket.ConnectionRejected)
     detail = f"the upgrade to WebSocket was answered with {rejected.status_code}"
-    if rejected.status_code in (401, 403):
-        return ConnectRejected("auth_gone", detail)
+    if rejected.status_code in REFUSALS:
+        return credentials.refused(detail)
     return ConnectFailed(detail)
 
 

@@ -1,7 +1,8 @@
 """Published clients and servers, installed once into a folder of their own below the virtual environment.
 
 Each set gets a folder named after what is in it, so a change of the list installs anew and a second run installs
-nothing; `make clean` takes all of it away. The project's own environment never sees these packages: version 1 of the
+nothing; of processes that run tests side by side, one installs and the others wait for it. `make clean` takes all of it
+away. The project's own environment never sees these packages: version 1 of the
 SDK and the one that the tests lean on cannot live together.
 
 What cannot be installed fails the tests that need it, with a message that says what was tried: a test that skips
@@ -10,6 +11,8 @@ itself without a network would never be missed.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -18,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[3]
@@ -33,7 +36,8 @@ NPM_PACKAGES = (
     "@modelcontextprotocol/server-memory@^2026.1",
     "@modelcontextprotocol/inspector@^0.15",  # the last that runs on every Node from 18 on
 )
-PYTHON_PACKAGES = ("mcp>=1.30,<2", "mcp-server-git>=2026.1", "mcp-server-time>=2026.1")
+# websockets: the SDK's own extra for WebSocket, which 2.x has dropped (`old_sdk.py`).
+PYTHON_PACKAGES = ("mcp>=1.30,<2", "websockets>=14,<18", "mcp-server-git>=2026.1", "mcp-server-time>=2026.1")
 
 
 class CannotInstall(Exception):
@@ -82,6 +86,16 @@ def python_peers() -> Path:
     return _installed("python", packages, install, relocatable=False) / "bin"
 
 
+def python_packages() -> Path:
+    """Give the folder to import these packages from.
+
+    Raises:
+      CannotInstall: pip failed.
+    """
+    (folder,) = (python_peers().parent / "lib").glob("python*/site-packages")
+    return folder
+
+
 def _installed(
     kind: str, packages: Sequence[str], install: Callable[[Path], None], *, relocatable: bool = True
 ) -> Path:
@@ -93,16 +107,28 @@ def _installed(
     if finished.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    if relocatable:
-        made = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=cache))
-        install(made)
-        made.rename(folder)
-    else:
-        folder.mkdir()  # scripts of a venv name its path: it is made where it stays
-        install(folder)
-    finished.touch()
+    with _alone(cache / f"{kind}.lock"):
+        if finished.exists():  # another process has made it meanwhile
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        if relocatable:
+            made = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=cache))
+            install(made)
+            made.rename(folder)
+        else:
+            folder.mkdir()  # scripts of a venv name its path: it is made where it stays
+            install(folder)
+        finished.touch()
     return folder
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only process that is in such a block. The wait is as long as the other's installation, which has a limit;
+    the lock goes with the process that holds it."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cache_folder() -> Path:

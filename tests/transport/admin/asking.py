@@ -15,7 +15,9 @@ from transport.admin.operation import administration
 from transport.admin.routes import Seen
 from transport.admin.shapes import UpstreamShown
 
-UPSTREAM = UpstreamShown(server="linear", transport="streamable-http", state="closed", since=1.0, last_error="")
+UPSTREAM = UpstreamShown(
+    server="linear", transport="streamable-http", state="closed", since=1.0, last_error="", refuses_credentials=False
+)
 
 
 def upstreams() -> Sequence[UpstreamShown]:

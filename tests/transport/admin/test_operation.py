@@ -117,7 +117,7 @@ async def test_closing_and_reinitializing(autojump_clock: MockClock) -> None:
         gone = await ask("DELETE", path)
 
         assert (again.status, len(world.upstream.links)) == (200, 2)
-        assert (closed.status, closed.answer) == (204, b"")
+        assert (closed.status, closed.json) == (200, {"upstream": "sent", "detail": ""})
         assert gone.status == 404
 
 

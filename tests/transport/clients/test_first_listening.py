@@ -23,12 +23,12 @@ from actors.runtime import RuntimeOptions, open_runtime
 from persistence.memory import MemoryStore
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import open_world
+from tests.transport.clients.socket_bed import INITIALIZE, INITIALIZED, served
+from tests.transport.clients.socket_bed import face_of as socket_face_of
 from tests.transport.clients.test_legacy_sse import Client
 from tests.transport.clients.test_legacy_sse import face_of as sse_face_of
 from tests.transport.clients.test_stdio import HANDSHAKE, READY, peer_of
 from tests.transport.clients.test_streamable_http import opened, request
-from tests.transport.clients.test_websocket import INITIALIZE, INITIALIZED, served
-from tests.transport.clients.test_websocket import face_of as socket_face_of
 from tests.transport.fake_exchange import FakeExchange, get, post
 from tests.transport.fake_socket import FakeSocket
 from tests.transport.upstreams.bed import initialize_result

@@ -400,6 +400,7 @@ async def test_call_that_nothing_is_heard_of_ends_and_is_cancelled(
         (Failure.NOT_SENT, 503, jsonrpc.UPSTREAM_UNAVAILABLE),
         (Failure.OUTCOME_UNKNOWN, 200, jsonrpc.OUTCOME_UNKNOWN),
         (Failure.REFUSED, 502, jsonrpc.INTERNAL_ERROR),
+        (Failure.UNREADABLE, 200, jsonrpc.UNREADABLE_ANSWER),
     ],
 )
 async def test_failure_says_what_may_be_done(failure: Failure, status: int, code: int) -> None:

@@ -1,83 +1,30 @@
-"""WebSocket in front of live sessions, over a connection without a network, in virtual time."""
+"""WebSocket in front of live sessions, over a connection without a network, in virtual time: opening, and calls."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import jsonrpc
-from actors.ids import ANONYMOUS, Principal
+from actors.ids import ANONYMOUS
 from actors.link import Failure
 from actors.state import Limits
-from persistence.memory import MemoryStore
 from persistence.store import StoreUnavailable
 from tests.actors.fake_link import FakeUpstream
-from tests.actors.worlds import World, open_session, open_world
+from tests.actors.worlds import open_world
+from tests.transport.clients.socket_bed import (
+    INITIALIZE,
+    WELCOME,
+    answer,
+    code_of,
+    error_codes,
+    face_of,
+    opened,
+    request,
+    served,
+)
 from tests.transport.fake_socket import FakeSocket
-from transport.clients.socket_conversation import WebSocketOptions
-from transport.clients.socket_frames import PLAIN, WITH_IDS
-from transport.clients.websocket import WebSocketFace
-
-INITIALIZE = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {}}
-INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-WELCOME = {"jsonrpc": "2.0", "id": 0, "result": {"protocolVersion": "2025-11-25"}}
-
-
-def face_of(world: World, **options: Any) -> WebSocketFace:
-    return WebSocketFace(
-        world.runtime, "linear", upstream_transport="streamable-http", options=WebSocketOptions(**options)
-    )
-
-
-def request(id: int | str, method: str = "echo", params: object = None) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params or {}}
-
-
-def answer(id: int | str, value: object = "done") -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": id, "result": value}
-
-
-def error_codes(messages: list[Any]) -> list[tuple[Any, int]]:
-    return [(message["id"], message["error"]["code"]) for message in messages]
-
-
-@asynccontextmanager
-async def served(
-    face: WebSocketFace, socket: FakeSocket, principal: Principal = ANONYMOUS
-) -> AsyncIterator[FakeSocket]:
-    """Serve a connection beside the block, and cut it at its end."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(face.serve, socket, principal)
-        yield socket
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def opened(face: WebSocketFace, subprotocol: str = PLAIN) -> AsyncIterator[FakeSocket]:
-    """Open a session over a connection; what was said for that is forgotten."""
-    async with served(face, FakeSocket(subprotocols=[subprotocol])) as socket:
-        socket.say(INITIALIZE)
-        socket.say(INITIALIZED)
-        await socket.told(1 if subprotocol == PLAIN else 2)
-        await wait_all_tasks_blocked()
-        yield socket
-
-
-def back(session_id: str, last_event_id: str | None = None, subprotocol: str = WITH_IDS) -> FakeSocket:
-    """Make a connection that comes back as a page does, by its query."""
-    query = f"session_id={session_id}" + (f"&last_event_id={last_event_id}" if last_event_id else "")
-    return FakeSocket(query=query, subprotocols=[subprotocol])
-
-
-async def code_of(face: WebSocketFace, socket: FakeSocket, principal: Principal = ANONYMOUS) -> int:
-    async with served(face, socket, principal):
-        return await socket.wait_closed()
-
 
 # ---- opening ----
 
@@ -285,225 +232,3 @@ async def test_slow_reader_holds_nobody_up_and_nothing_is_queued_for_it(autojump
             slow.reads.set()
             numbers = [m["params"]["number"] for m in await slow.told(302) if m.get("method") == "note"]
             assert numbers == list(range(300))
-
-
-# ---- coming back ----
-
-
-async def test_ids_are_told_with_each_event(autojump_clock: MockClock) -> None:
-    async with open_world() as world, opened(face_of(world), WITH_IDS) as socket:
-        assert socket.subprotocol == WITH_IDS
-        greeting, welcome = socket.messages
-        assert greeting["session_id"] == socket.headers["mcp-session-id"]
-        assert (greeting["in_progress"], greeting["unanswered"]) == ([], [])
-        assert greeting["event_id"] == greeting["last_event_id"]
-        assert welcome == {"message": WELCOME}
-        socket.say(request(1))
-        frame = (await socket.told(3))[2]
-        assert frame["message"] == answer(1, {})
-        assert frame["event_id"] not in ("", greeting["event_id"])
-
-
-async def test_client_that_comes_back_gets_exactly_what_it_missed_and_goes_on_live(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        face = face_of(world)
-        async with opened(face, WITH_IDS) as socket:
-            for number in range(3):
-                world.link.say("note", {"number": number})
-            frames = await socket.told(5)
-            socket.leave()
-            await wait_all_tasks_blocked()
-        for number in range(3, 6):
-            world.link.say("note", {"number": number})
-        second = frames[3]["event_id"]
-        async with served(face, back(frames[0]["session_id"], second)) as again:
-            greeting, *missed = await again.told(5)
-            assert greeting["event_id"] == second
-            assert greeting["last_event_id"] == missed[-1]["event_id"]
-            world.link.say("note", {"number": 6})
-            *missed, _ = (await again.told(6))[1:]
-            live = again.messages[-1]
-        assert [frame["message"]["params"]["number"] for frame in [*missed, live]] == [2, 3, 4, 5, 6]
-
-
-async def test_greeting_says_what_is_in_progress_and_unanswered(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        face = face_of(world)
-        async with opened(face, WITH_IDS) as socket:
-            socket.say(request("long", "held"))
-            await wait_all_tasks_blocked()
-            world.link.ask("q", about="long")
-            await socket.told(3)
-            socket.leave()
-        async with served(face, back(socket.messages[0]["session_id"])) as again:
-            (greeting,) = await again.told(1)
-            assert greeting["in_progress"] == ["long"]
-            assert greeting["unanswered"] == ["q"]
-
-
-async def test_plain_client_goes_on_behind_what_was_last_put_on_a_connection(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        face = face_of(world)
-        async with opened(face) as socket:
-            world.link.say("seen")
-            await socket.told(2)
-            socket.leave()
-            await wait_all_tasks_blocked()
-        world.link.say("missed")
-        headers = {"mcp-session-id": socket.headers["mcp-session-id"]}
-        async with served(face, FakeSocket(headers=headers)) as again:
-            assert [message["method"] for message in await again.told(1)] == ["missed"]
-
-
-async def test_newest_connection_takes_over_and_the_older_is_heard_no_more(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        face = face_of(world)
-        async with opened(face, WITH_IDS) as older:
-            async with served(face, back(older.messages[0]["session_id"])) as newer:
-                await newer.told(1)
-                assert await older.wait_closed() == 4409
-                older.say(request("late"))
-                world.link.say("note")
-                assert (await newer.told(2))[1]["message"]["method"] == "note"
-                await wait_all_tasks_blocked()
-            assert not world.upstream.sent("echo")
-            assert len(older.sent) == 2
-
-
-async def test_reader_over_http_takes_the_stream_over_too(autojump_clock: MockClock) -> None:
-    async with open_world() as world, opened(face_of(world)) as socket:
-        await world.runtime.session(socket.headers["mcp-session-id"]).read(None)
-        assert await socket.wait_closed() == 4409
-
-
-async def test_call_in_progress_at_a_kill_ends_with_an_error_on_the_next_connection(autojump_clock: MockClock) -> None:
-    disk = MemoryStore()
-    upstream = FakeUpstream()
-    async with open_world(upstream, disk) as world, opened(face_of(world), WITH_IDS) as socket:
-        socket.say(request("long", "held"))
-        await trio.sleep(1.0)
-        world.kill()
-        session_id, event_id = socket.messages[0]["session_id"], socket.messages[0]["event_id"]
-    async with open_world(upstream, disk) as world, served(face_of(world), back(session_id, event_id)) as again:
-        frames = await again.told(2)
-        assert error_codes([frames[1]["message"]]) == [("long", jsonrpc.OUTCOME_UNKNOWN)]
-        assert len(upstream.sent("held")) == 1
-
-
-async def test_crash_of_the_session_is_not_felt_by_its_client(autojump_clock: MockClock) -> None:
-    async with open_world() as world, opened(face_of(world), WITH_IDS) as socket:
-        session_id = socket.messages[0]["session_id"]
-        world.link.say("before")
-        await socket.told(3)
-        world.runtime.session(session_id).actor().stop("interrupted by the test")
-        await wait_all_tasks_blocked()
-        await trio.sleep(1.0)
-        socket.say(request(1))
-        frames = await socket.told(4)
-        assert [frame["message"].get("id") for frame in frames[2:]] == [None, 1]
-        assert socket.closed is None
-
-
-# ---- the end ----
-
-
-async def test_unknown_session_has_its_code(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        assert await code_of(face_of(world), back("made-up")) == 4404
-
-
-async def test_connection_ends_with_its_credential_and_the_session_goes_on(autojump_clock: MockClock) -> None:
-    async with open_world() as world, trio.open_nursery() as nursery:
-        socket = FakeSocket()
-        nursery.start_soon(face_of(world).serve, socket, ANONYMOUS, trio.current_time() + 60)
-        socket.say(INITIALIZE)
-        assert await socket.wait_closed() == 4401
-        assert trio.current_time() == pytest.approx(60)
-        async with served(face_of(world), back(socket.headers["mcp-session-id"])) as again:
-            assert (await again.told(1))[0]["in_progress"] == []
-
-
-async def test_session_of_another_principal_or_server_does_not_exist(autojump_clock: MockClock) -> None:
-    stranger = Principal("issuer", "client", "somebody else")
-    async with open_world() as world, opened(face_of(world)) as socket:
-        session_id = socket.headers["mcp-session-id"]
-        assert await code_of(face_of(world), back(session_id), stranger) == 4404
-        elsewhere = WebSocketFace(world.runtime, "files", upstream_transport="stdio")
-        assert await code_of(elsewhere, back(session_id)) == 4404
-        assert socket.closed is None, "whoever may not have it does not take it over"
-
-
-async def test_session_of_another_transport_is_not_gone_on_with_here(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        session = await open_session(world)
-        assert await code_of(face_of(world), back(session.id)) == 4404
-
-
-async def test_event_id_of_another_session_has_its_code(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        face = face_of(world)
-        async with opened(face, WITH_IDS) as one, opened(face, WITH_IDS) as other:
-            event_id = other.messages[0]["event_id"]
-            assert await code_of(face, back(one.messages[0]["session_id"], event_id)) == 4400
-            assert one.closed is None
-
-
-async def test_events_that_are_no_longer_kept_have_their_code(autojump_clock: MockClock) -> None:
-    disk = MemoryStore()
-    limits = Limits(events_per_session_max=5)
-    async with open_world(disk=disk, limits=limits) as world, opened(face_of(world), WITH_IDS) as socket:
-        greeting = socket.messages[0]
-        for _ in range(20):
-            world.link.say("note")
-        await socket.told(22)
-    async with open_world(disk=disk, limits=limits) as world:  # in memory there may be a few more
-        assert await code_of(face_of(world), back(greeting["session_id"], greeting["event_id"])) == 4410
-
-
-async def test_end_of_the_session_ends_its_connection(autojump_clock: MockClock) -> None:
-    async with open_world() as world, opened(face_of(world)) as socket:
-        await world.runtime.session(socket.headers["mcp-session-id"]).close()
-        assert await socket.wait_closed() == 4404
-
-
-async def test_failure_of_the_session_ends_the_connection_of_one_who_only_listens(autojump_clock: MockClock) -> None:
-    upstream = FakeUpstream()
-    async with open_world(upstream) as world, opened(face_of(world)) as socket:
-        upstream.forget()
-        upstream.rejects = ("upstream_rejected", "as scripted")
-        world.link.lose()
-        assert await socket.wait_closed() == 4404
-
-
-async def test_draining_ends_idle_connections_at_once_and_busy_ones_behind_their_answer(
-    autojump_clock: MockClock,
-) -> None:
-    async with open_world() as world:
-        face = face_of(world)
-        async with opened(face) as idle, opened(face) as busy, served(face, FakeSocket()) as unopened:
-            busy.say(request(1, "held"))
-            await trio.sleep(1.0)
-            world.runtime.registry.drain()
-            face.drain()
-            assert [await idle.wait_closed(), await unopened.wait_closed()] == [1012, 1012]
-            busy.say(request(2))
-            messages = await busy.told(2)
-            assert error_codes(messages[1:]) == [(2, jsonrpc.UPSTREAM_UNAVAILABLE)]
-            world.upstream.links[-1].answer(1)
-            assert await busy.wait_closed() == 1012
-            assert busy.messages[-1] == answer(1)
-            late = FakeSocket()
-            await face.serve(late, ANONYMOUS)
-            assert late.status == 503
-
-
-async def test_client_that_goes_away_ends_its_connection_and_never_its_call(autojump_clock: MockClock) -> None:
-    async with open_world() as world, opened(face_of(world), WITH_IDS) as socket:
-        socket.say(request(1, "held"))
-        await wait_all_tasks_blocked()
-        socket.leave()
-        await trio.sleep(1.0)
-        assert world.link.cancelled == []
-        world.link.answer(1)
-        async with served(face_of(world), back(socket.messages[0]["session_id"])) as again:
-            assert (await again.told(2))[1]["message"] == answer(1)

@@ -99,9 +99,9 @@ async def test_error_without_an_id_gets_the_requests() -> None:
         (503, b"", Failure.NOT_SENT),
         (502, b"", Failure.OUTCOME_UNKNOWN),
         (202, b"", Failure.REFUSED),
-        (200, b"<html>", Failure.REFUSED),
-        (200, jsonrpc.result(2, {}).raw, Failure.REFUSED),
-        (200, jsonrpc.notification("x").raw, Failure.REFUSED),
+        (200, b"<html>", Failure.UNREADABLE),
+        (200, jsonrpc.result(2, {}).raw, Failure.UNREADABLE),
+        (200, jsonrpc.notification("x").raw, Failure.UNREADABLE),
     ],
 )
 async def test_what_is_no_answer_is_told_by_what_may_be_done(status: int, body: bytes, failure: Failure) -> None:

@@ -12,8 +12,10 @@ import pytest
 import trio
 
 from actors.link import Failure
-from tests.transport.modern_messages import call, parsed, request
+from tests.transport.modern_messages import call, headers_of, parsed, request
 from tests.transport.upstreams.collecting import collected
+from transport.modern import ModernRequest, classify
+from transport.upstreams import tool_headers
 from transport.upstreams.era import Era, EraUnknown
 from transport.upstreams.stateless import Answer, NoAnswer, ServerUnavailable, StatelessCall
 from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
@@ -29,7 +31,7 @@ import json, sys
 def say(message): sys.stdout.write(json.dumps(message) + "\\n"); sys.stdout.flush()
 def answer(message, result): say({"jsonrpc": "2.0", "id": message["id"], "result": result})
 def note(method, **params): say({"jsonrpc": "2.0", "method": "notifications/" + method, "params": params})
-held, listening, seen = [], None, []
+held, listening, seen, mirrors = [], None, [], True
 for line in sys.stdin:
     message = json.loads(line)
     seen.append(message)
@@ -37,6 +39,9 @@ for line in sys.stdin:
     name = params.get("name")
     if method == "server/discover":
         answer(message, {"supportedVersions": ["2026-07-28"], "capabilities": {}})
+    elif method == "tools/list":
+        annotated = {"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+        answer(message, {"tools": [{"name": "deploy", "inputSchema": annotated if mirrors else {}}]})
     elif method == "subscriptions/listen":
         listening = message
         note("subscriptions/acknowledged", _meta={"SUBSCRIPTION": message["id"]})
@@ -51,6 +56,10 @@ for line in sys.stdin:
         answer(message, {})
     elif name == "log":
         note("message", data="secret")
+        answer(message, {})
+    elif name == "forget":
+        mirrors = False
+        note("tools/list_changed")
         answer(message, {})
     elif name == "change":
         note("tools/list_changed", _meta={"SUBSCRIPTION": listening["id"]})
@@ -202,6 +211,49 @@ async def test_subscription_has_its_callers_id_and_ends_gracefully_when_the_serv
         assert result["result"] == {"resultType": "complete", "_meta": {SUBSCRIPTION: "listen-1"}}
 
 
+def deploy(header: str | None, region: str = "here") -> ModernRequest:
+    message = call("deploy", region=region)
+    headers = headers_of(message) | ({} if header is None else {"mcp-param-region": header})
+    route = classify(headers, json.dumps(message).encode())
+    assert isinstance(route, ModernRequest)
+    return route
+
+
+async def test_header_that_contradicts_an_argument_is_refused_and_the_process_never_sees_the_call() -> None:
+    async with upstream_of() as upstream:
+        for header in ("there", None):
+            _, end = await ended(await upstream.send(deploy(header)))
+            assert isinstance(end, Answer)
+            assert (end.status, json.loads(end.message.raw)["error"]["code"]) == (400, -32020)
+        _, end = await ended(await upstream.send(deploy("here")))
+        assert isinstance(end, Answer)
+        assert json.loads(end.message.raw)["result"] == {"arguments": {"region": "here"}}
+        seen = (await asked(upstream, call("seen")))["result"]["seen"]
+        assert [each["params"].get("name") for each in seen if each["method"] == "tools/call"] == ["deploy", "seen"]
+        assert [each["method"] for each in seen].count("tools/list") == 1
+
+
+async def test_control_without_the_check_the_process_runs_what_the_header_contradicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tool_headers, "difference", lambda declared, request: "")
+    async with upstream_of() as upstream:
+        _, end = await ended(await upstream.send(deploy("there")))
+        assert isinstance(end, Answer)
+        assert json.loads(end.message.raw)["result"] == {"arguments": {"region": "here"}}
+
+
+async def test_tools_that_have_changed_are_asked_for_again() -> None:
+    async with upstream_of() as upstream:
+        _, end = await ended(await upstream.send(deploy("there")))
+        assert isinstance(end, Answer)
+        assert end.status == 400
+        await asked(upstream, call("forget"))
+        _, end = await ended(await upstream.send(deploy("there")))
+        assert isinstance(end, Answer)
+        assert end.status == 200
+
+
 async def test_requests_of_the_server_are_refused_so_that_it_does_not_wait() -> None:
     async with upstream_of() as upstream:
         await asked(upstream, call("ask"))
@@ -258,7 +310,7 @@ async def test_server_is_asked_first_and_the_same_process_goes_on() -> None:
     async with upstream_of() as upstream:
         assert await upstream.era.find() is Era.MODERN
         seen = (await asked(upstream, call("seen")))["result"]["seen"]
-        assert [each["method"] for each in seen] == ["server/discover", "tools/call"]
+        assert [each["method"] for each in seen] == ["server/discover", "tools/call"], "no arguments: no need to list"
         assert upstream.starts == 1
 
 
