@@ -148,6 +148,14 @@ class SessionHandle:
             raise SessionUnavailable("the session was interrupted; try again")
         return Reading(self.id, actor, actor.attach(stream_id, after.offset), found)
 
+    async def listen(self, seconds: float) -> None:
+        """Let the other side speak unasked, and wait until it can be heard; `seconds` at most, once it was asked.
+
+        Raises:
+          SessionNotFound, SessionUnavailable, Draining
+        """
+        await (await self._present(say.Listen)).wait_listening(seconds)
+
     # ---- what embedding applications use ----
 
     async def state(self) -> SessionState:
@@ -371,6 +379,15 @@ class Reading:
         """Wait for events; none: the stream has ended. Raises as `StreamReader.next_page`."""
         stream_id = self._reader.stream_id
         return await self._reader.next_page(lambda: self._actor.stream(stream_id))
+
+    async def wait_heard(self, seconds: float) -> None:
+        """Wait until what the other side says unasked comes to this stream, or is known not to come; `seconds` at most.
+
+        Before that a server without an event store says it to nobody. Who tells a client that it can be heard waits
+        for this first, as the client would have waited for the server's own word.
+        """
+        if self.is_standalone:
+            await self._actor.wait_listening(seconds)
 
     def close(self) -> None:
         """Stop reading. Closing twice is fine."""

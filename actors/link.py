@@ -20,6 +20,8 @@ import attrs
 from actors.jsonrpc import Message, RequestId
 
 if TYPE_CHECKING:
+    import trio
+
     from actors.state import SessionState
 
 
@@ -99,8 +101,13 @@ class Link(Protocol):
         """Tell the other side, in its own protocol, that the answer to a sent request is not wanted any more."""
         ...
 
-    def listen(self) -> None:
-        """Start taking what the other side says unasked, where that needs asking (HTTP: its GET stream)."""
+    def listen(self) -> trio.Event | None:
+        """Start taking what the other side says unasked, where that needs asking (HTTP: its GET stream).
+
+        Returns:
+          what is set once the other side can be heard, or is known not to speak unasked, or the link is closed; None:
+          there is nothing to wait for.
+        """
         ...
 
     def close(self, *, end_session: bool) -> None:
@@ -128,7 +135,11 @@ class Inbox(Protocol):
         ...
 
     def cursor_moved(self, about: RequestId | About, cursor: str) -> None:
-        """Note the other side's event id where it came without a message (a priming event)."""
+        """Note the other side's event id where it came without a message (a priming event).
+
+        Args:
+          cursor: "" where the stream is not to be resumed after it: then about a call only, as a sign of life.
+        """
         ...
 
     def delivered(self, ticket: int) -> None:

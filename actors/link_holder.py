@@ -37,12 +37,13 @@ class Opened:
 class LinkHolder:
     """The link of one session, or its absence."""
 
-    __slots__ = ("_connecting", "_inbox", "_link", "_losses", "_opened_seconds", "ending")
+    __slots__ = ("_connecting", "_inbox", "_link", "_listening", "_losses", "_opened_seconds", "ending")
 
     def __init__(self) -> None:
         self._link: Link | None = None
         self._inbox: LinkInbox | None = None
         self._connecting: Connecting | None = None
+        self._listening: trio.Event | None = None  # what the link gave for having been asked to listen
         self._opened_seconds = 0.0  # when it was opened, on trio's clock
         self._losses = 0  # of links in a row that did not hold
         self.ending: UpstreamEnding | None = None  # of the session on the other side, once that was asked for
@@ -117,7 +118,13 @@ class LinkHolder:
     def listen(self) -> None:
         """Let the other side speak unasked, if there is one."""
         if self._link is not None:
-            self._link.listen()
+            self._listening = self._link.listen()
+
+    async def wait_listening(self, seconds: float) -> None:
+        """Wait until the other side can be heard, as far as it was asked to speak; `seconds` at most."""
+        if self._listening is not None and not self._listening.is_set():
+            with trio.move_on_after(seconds):
+                await self._listening.wait()
 
     def end(self, shared: Surroundings, state: SessionState) -> None:
         """Let go of everything, and have the other side told that the session is over; with a link, or without."""
@@ -135,6 +142,7 @@ class LinkHolder:
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
+        self._listening = None
         link, self._link = self._link, None
         inbox, self._inbox = self._inbox, None
         if inbox is not None:

@@ -259,6 +259,10 @@ class SessionActor:
         """Give one of the session's streams as it is now."""
         return None if self._state is None else self._state.streams.get(stream_id)
 
+    async def wait_listening(self, seconds: float) -> None:
+        """Wait until the other side can be heard; see `LinkHolder.wait_listening`."""
+        await self._link.wait_listening(seconds)
+
     # ---- the task ----
 
     async def run(self) -> None:

@@ -49,6 +49,7 @@ class FakeUpstream:
         self.confirms = True  # notifications and answers are delivered at once
         self.resumable = True
         self.announcements: tuple[Message, ...] = ()
+        self.listening: trio.Event | None = None  # set when it can be heard; None: at once
         self.loses_on_send: set[str] = set()  # the link is gone when a message of this method is sent
         self.starts_lost = False  # links are lost as soon as they are open
 
@@ -155,12 +156,15 @@ class FakeLink:
     def cancel(self, request_id: RequestId, reason: str) -> None:
         self.cancelled.append((request_id, reason))
 
-    def listen(self) -> None:
+    def listen(self) -> trio.Event | None:
         self.listens += 1
+        return self._upstream.listening
 
     def close(self, *, end_session: bool) -> None:
         if self.closed is None:
             self.closed = end_session
+        if self._upstream.listening is not None:
+            self._upstream.listening.set()
 
     # ---- for the test: what the other side does ----
 

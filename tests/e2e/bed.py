@@ -66,10 +66,12 @@ class Bed:
         """The target of the test server over stdio."""
         return stdio_target(self.journal)
 
-    async def upstream(self, *, event_store: bool = False, json_answers: bool = False, sse: bool = False) -> Upstream:
+    async def upstream(
+        self, *, event_store: bool = False, json_answers: bool = False, sse: bool = False, flags: Sequence[str] = ()
+    ) -> Upstream:
         """Start an upstream server with a journal of its own."""
         directory = self._directory / f"upstream-{len(self._upstreams)}"
-        upstream = Upstream(directory, event_store=event_store, json_answers=json_answers, sse=sse)
+        upstream = Upstream(directory, event_store=event_store, json_answers=json_answers, sse=sse, flags=flags)
         self._upstreams.append(upstream)
         await upstream.start()
         return upstream

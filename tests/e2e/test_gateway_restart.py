@@ -6,21 +6,26 @@ with the public SDK's (which must not notice).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mcp_types as types
 import pytest
 import trio
 
 from tests.e2e.bed import TIME_TARGET, Bed
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import NO_LOOKS, Gateway
 from tests.e2e.journal import Journal
 from tests.e2e.raw_client import Json, RawClient
 from tests.e2e.sdk_client import sdk_client, unique_key
 from tests.e2e.server_sent_events import Frame
-from tests.e2e.upstream_server import RESOURCE_URI
+from tests.e2e.upstream_server import HESITATION, RESOURCE_URI
 from tests.e2e.waiting import wait_until, wait_until_asked
 
 # Log levels and subscriptions are deprecated as of 2026-07-28; sessions speak what was before.
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+
+
+_SILENT_SECONDS = 6.0  # the first looks come after 2, and 6 s at the latest
 
 
 async def restart(gateway: Gateway, how: str) -> None:
@@ -84,6 +89,32 @@ async def test_call_in_progress_is_answered_once_if_the_upstream_can_resume(bed:
     assert upstream.journal.executions()[key] == 1
     assert await client.call("counter") == "2"
     assert upstream.journal.seen("initialize") == initialized
+
+
+@pytest.mark.parametrize("weakened", [(), (NO_LOOKS,)])
+async def test_answer_that_falls_between_replay_and_live_tail_is_heard(bed: Bed, weakened: Sequence[str]) -> None:
+    """The SDK's server stores it, and sends it to nobody until it is asked again; weakened, the gateway never asks."""
+    upstream = await bed.upstream(event_store=True, flags=["--hesitate"])
+    gateway = await bed.gateway(only=upstream.target, weakened=weakened)
+    client = RawClient(gateway.url())
+    await client.open_session()
+    key = unique_key()
+    call = client.tool_call("progress", key=key, count=2, hold=key)
+    heard = await frames_until_killed(client, gateway, call, steps=2)
+    await gateway.start()
+    await wait_until("all was replayed", lambda: upstream.journal.has_reached(HESITATION))
+    async with client.get(heard[0].id) as resumed:
+        upstream.journal.release(key)
+        if weakened:
+            with trio.move_on_after(_SILENT_SECONDS) as silence:
+                await resumed.rest()
+            assert silence.cancelled_caught
+        else:
+            replayed = await resumed.rest()
+            [answer] = answers_in(replayed, call)
+            assert answer["result"]["content"][0]["text"] == f"done {key}"
+            assert len(replayed) == len(heard), "the answer is all that was added"
+    assert upstream.journal.executions()[key] == 1
 
 
 async def test_call_over_stdio_ends_with_an_error_and_the_session_goes_on(bed: Bed) -> None:

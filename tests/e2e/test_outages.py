@@ -150,7 +150,7 @@ async def test_without_degrade_a_file_without_a_place_is_refused_at_the_start(be
 
 
 async def test_refusing_nothing_new_is_told_in_an_outage(bed: Bed, redis_server: RedisServer) -> None:
-    gateway = await serving(bed, redis_server, {"OUTLAST_RESTORE_WAIT_SECONDS": "3"})
+    gateway = await serving(bed, redis_server, {"OUTLAST_RESTORE_WAIT_SECONDS": "5"})
     client, late = RawClient(gateway.url()), RawClient(gateway.url())
     await client.open_session()
     go_away(redis_server, "killed")

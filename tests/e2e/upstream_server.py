@@ -1,6 +1,7 @@
 """A real MCP server, built on the public SDK, to stand behind the gateway: over HTTP or stdio.
 
-    python -m tests.e2e.upstream_server --journal DIRECTORY [--port 0] [--json] [--event-store] [--sse] [--stdio]
+    python -m tests.e2e.upstream_server --journal DIRECTORY [--port 0] [--json] [--event-store [--hesitate]]
+        [--sse] [--stdio]
 
 Over HTTP it prints one line, `port N`, when it takes connections. Every method it sees and every tool it
 runs goes to the journal. What it remembers of a session (counter, log level, subscriptions) is in memory.
@@ -12,7 +13,8 @@ import argparse
 import contextlib
 import socket
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from tests.e2e.upstream_tools import TOOLS, Call, Context, Memory, wait_released
 NAME = "upstream-under-test"
 RESOURCE_URI = "memory://note"
 VENDOR_METHOD = "vendor/reflect"  # no MCP method: a gateway has to relay what it does not know
+HESITATION = "the live tail"  # under which name the journal has it
 HOLD = "outlast-tests/hold"  # in a request's _meta: under which name it is held before it is carried out
 
 _RETRY_MILLISECONDS = 100  # a test should not wait a second for a resumption
@@ -152,6 +155,32 @@ class MemoryEventStore(EventStore):
         return stream_id
 
 
+class HesitatingEventStore(MemoryEventStore):
+    """Says of its first replay only when something more was said that all has been replayed.
+
+    A slow database does that by chance. The SDK goes on live when the replay has returned: what is said before is
+    stored, and sent to nobody.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+        self._said_more = anyio.Event()
+        self._has_hesitated = False
+
+    async def store_event(self, stream_id: str, message: types.JSONRPCMessage | None) -> str:
+        self._said_more.set()
+        return await super().store_event(stream_id, message)
+
+    async def replay_events_after(self, last_event_id: str, send_callback: EventCallback) -> str | None:
+        stream_id = await super().replay_events_after(last_event_id, send_callback)
+        if not self._has_hesitated:
+            self._has_hesitated, self._said_more = True, anyio.Event()
+            self._journal.append({"reached": HESITATION})
+            await self._said_more.wait()
+        return stream_id
+
+
 class _ResumableSessions(StreamableHTTPSessionManager):
     """Gives each session an event store of its own.
 
@@ -159,16 +188,24 @@ class _ResumableSessions(StreamableHTTPSessionManager):
     would replay each other's events.
     """
 
+    make_event_store: Callable[[], EventStore] = MemoryEventStore
+
     @property
     def event_store(self) -> EventStore | None:
-        return MemoryEventStore()
+        return self.make_event_store()
 
     @event_store.setter
     def event_store(self, _: EventStore | None) -> None:
         """The base class assigns the shared one."""
 
 
-def http_application(server: UpstreamServer, *, json_answers: bool, resumable: bool) -> Starlette:
+def http_application(
+    server: UpstreamServer,
+    *,
+    json_answers: bool,
+    resumable: bool,
+    make_event_store: Callable[[], EventStore] = MemoryEventStore,
+) -> Starlette:
     """Make the ASGI application that serves MCP at /mcp."""
     kind = _ResumableSessions if resumable else StreamableHTTPSessionManager
     sessions = kind(
@@ -176,6 +213,8 @@ def http_application(server: UpstreamServer, *, json_answers: bool, resumable: b
         json_response=json_answers,
         retry_interval=_RETRY_MILLISECONDS if resumable else None,
     )
+    if isinstance(sessions, _ResumableSessions):
+        sessions.make_event_store = make_event_store
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -230,6 +269,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="answer with JSON bodies instead of streams")
     parser.add_argument("--event-store", action="store_true", help="let streams be resumed")
+    parser.add_argument("--hesitate", action="store_true", help="go on live late after the first replay of a session")
     parser.add_argument("--sse", action="store_true", help="speak HTTP+SSE of 2024-11-05")
     parser.add_argument("--stdio", action="store_true")
     arguments = parser.parse_args()
@@ -242,7 +282,10 @@ async def main() -> None:
     if arguments.sse:
         application = sse_application(server)
     else:
-        application = http_application(server, json_answers=arguments.json, resumable=arguments.event_store)
+        make = partial(HesitatingEventStore, journal) if arguments.hesitate else MemoryEventStore
+        application = http_application(
+            server, json_answers=arguments.json, resumable=arguments.event_store, make_event_store=make
+        )
     await serve_http(application, arguments.port)
 
 

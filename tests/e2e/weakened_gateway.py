@@ -1,19 +1,20 @@
 """`outlast serve`, weakened on purpose: for scenarios that need a slow disk, and for their controls.
 
     python -m tests.e2e.weakened_gateway [--slow-commits] [--open-gate] [--no-owners] [--forget-calls] [--run-again]
-        [--forget-places] serve ...
+        [--forget-places] [--no-looks] serve ...
 
 --slow-commits makes every commit take longer than a client needs to read an answer: whoever kills the process
 then, kills it in the moment that matters. --open-gate lets answers out before they are kept: with both, the
 history checker must find what was lost. --no-owners makes all principals one: who looks for other people's sessions
 must find them. --forget-calls says nothing of calls that cannot go on, --run-again sends calls again that were lost
 with their upstream, --forget-places sends whoever comes back all of the session's stream: the matrix of restarts must
-find each.
+find each. --no-looks asks for a resumed stream once: what falls into the window of its server must be lost.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import sys
 
 import trio
@@ -29,7 +30,8 @@ from actors.turn import Turn
 from outlast.cli import main
 from persistence.records import Batch
 from persistence.sqlite import SqliteStore
-from tests.e2e.gateway import FORGET_CALLS, FORGET_PLACES, NO_OWNERS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
+from tests.e2e.gateway import FORGET_CALLS, FORGET_PLACES, NO_LOOKS, NO_OWNERS, OPEN_GATE, RUN_AGAIN, SLOW_COMMITS
+from transport.upstreams.http_following import Following
 
 COMMIT_SECONDS = 0.15
 
@@ -86,6 +88,11 @@ def forget_places() -> None:
     SessionHandle.read = read_all  # type: ignore[method-assign]
 
 
+def never_look() -> None:
+    """Let resumed streams be silent for ever."""
+    Following._look_pause_seconds = lambda self: math.inf  # type: ignore[method-assign]
+
+
 WEAKENINGS = {
     SLOW_COMMITS: slow_down_commits,
     OPEN_GATE: open_gate,
@@ -93,6 +100,7 @@ WEAKENINGS = {
     FORGET_CALLS: forget_calls,
     RUN_AGAIN: run_again,
     FORGET_PLACES: forget_places,
+    NO_LOOKS: never_look,
 }
 
 if __name__ == "__main__":

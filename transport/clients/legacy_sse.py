@@ -224,6 +224,7 @@ class _Stream(SseAnswering):
         while reading is not None:
             self.front.readings.add(reading)
             try:
+                await reading.wait_heard(self.front.options.heard_seconds_max)
                 await self._send_events(session.id, reading)
                 return
             except SessionLeft:

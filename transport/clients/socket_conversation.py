@@ -70,6 +70,7 @@ class WebSocketOptions:
 
     initialize_seconds_max: float = 30.0  # for the first message; closed with 4408
     messages_in_hand_max: int = 128  # taken and not settled (a session takes 96); more: the client is not read
+    heard_seconds_max: float = 1.0  # for the server's own stream; until then the second message is not taken
     look_seconds: float = 15.0  # how often a connection on which nothing happens looks whether its session is well
     return_seconds_max: float = 10.0  # for a session that left memory to come back; closed with 1013
 
@@ -284,8 +285,9 @@ class Conversation:
                 nursery.start_soon(self._send_stream, True)
             await self._take_one(nursery)
             if not resumed:
-                # Behind the client's confirmation, which the upstream is to hear before it is asked to speak.
-                nursery.start_soon(self._send_stream, False)
+                # Behind the client's confirmation, which the upstream is to hear before it is asked to speak; before
+                # all the rest, what the upstream says of which is to be heard.
+                await nursery.start(self._send_stream, False)
             while True:
                 await self._take_one(nursery)
 
@@ -345,12 +347,17 @@ class Conversation:
         """Send a message that is no event: it is not kept, and not sent again."""
         await self._socket.send(frames.message_frame(message) if self._with_ids else message.decode())
 
-    async def _send_stream(self, greets: bool) -> None:
+    async def _send_stream(
+        self, greets: bool, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Send the session's stream: what is kept, then each event as it becomes durable."""
         assert self._session is not None
         while True:
             reading = self._reading = await self._attach(self._session, self._cursor)
             self._sent_offset = reading.position.offset
+            await reading.wait_heard(self._all.options.heard_seconds_max)
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
             if greets and self._with_ids:
                 state = await self._state(self._session)
                 await self._socket.send(frames.greeting_frame(state, self._sent_offset))

@@ -35,6 +35,9 @@ class LegacySseOptions:
     # A session whose stream was away for so long ends. Clients that do not know that they could come back, nearly all
     # of this revision, never do: their sessions are not worth a day.
     away_seconds_max: float = 300.0
+    # The client's stream goes on when the server's own can be heard, or after this: what comes of what the client sends
+    # then is not lost. Its calls wait for their answers on this stream, so it is not long.
+    heard_seconds_max: float = 1.0
     opening_seconds_max: float = 60.0  # a stream on which no handshake begins is ended
     public_path_prefix: str = ""  # what a proxy in front of us takes off the paths, e.g. "/tools"
 

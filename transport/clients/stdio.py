@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import attrs
 import structlog
@@ -59,6 +59,7 @@ class StdioOptions:
     # Messages of the client being dealt with. More than a session takes of calls and posts together, so that a client's
     # answers and cancellations are read however many calls wait; beyond that nothing is read until something is done.
     in_progress_max: int = 512
+    heard_seconds_max: float = 1.0  # for the server's own stream; until then nothing behind `initialized` is taken
     close_seconds_max: float = 5.0  # to end the session
 
 
@@ -215,6 +216,8 @@ class StdioClient:
         assert self._standing is not None
         if not self._is_confirmed:
             self._is_confirmed = True
+            with suppress(SessionNotFound, SessionUnavailable, Draining):  # which are told to what comes next
+                await session.listen(self._options.heard_seconds_max)
             self._standing.start_soon(self._relay_unasked, session)
 
     # ---- messages in a session ----

@@ -40,6 +40,9 @@ class StreamableHttpOptions:
     # What clients are told to wait before they reconnect. The SDKs give up after two failures in a row: twice this is
     # how long a restart may take before they do.
     reconnect_milliseconds: int = 2000
+    # A client whose GET has its head can rely on being told what its server says: so the head waits for the server's
+    # own, for so long. Servers that hold theirs back until there is an event would never let their own clients have it.
+    listen_head_seconds_max: float = 5.0
 
 
 class StreamableHttp:
@@ -285,6 +288,7 @@ class _Answering:
         if reading.is_standalone:
             self._face._standalone.add(reading)
         try:
+            await reading.wait_heard(self._options.listen_head_seconds_max)
             headers = (*sse.STREAM_HEADERS, _session_header(session.id), *self._extra)
             await self._exchange.start_stream(200, headers)
             if primed_by is not None:

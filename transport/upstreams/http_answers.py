@@ -10,7 +10,7 @@ import re
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import Failure
 from transport.upstreams.breaker import Breaker
-from transport.upstreams.handshake import with_id
+from transport.upstreams.handshake import InvalidTerms, read_terms, with_id
 from transport.upstreams.http_response import ResponseHead
 
 _METHOD_NOT_FOUND = re.compile(rb'"code"\s*:\s*-32601\b')
@@ -22,6 +22,7 @@ _SESSION_LOST = re.compile(
     re.IGNORECASE,
 )
 _EXCERPT_BYTES = 200
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long as any header we would send
 
 
 def session_is_lost(status: int, body: bytes) -> bool:
@@ -78,6 +79,22 @@ def describe(head: ResponseHead, body: bytes) -> str:
     if 300 <= head.status < 400:
         detail += " (redirects are not followed)"
     return f"{detail}: {excerpt}" if excerpt else detail
+
+
+def read_names(head: ResponseHead, answer: Message) -> tuple[str, str]:
+    """Give the session id and the protocol version that the answer to a handshake names; "" for what it does not.
+
+    Raises:
+      InvalidTerms: the id is not one that could be sent back.
+    """
+    session_id = head.text(b"mcp-session-id")
+    if session_id and not _HEADER_SAFE.fullmatch(session_id):
+        raise InvalidTerms("the upstream's session id is not visible ASCII, or too long")
+    try:
+        version = read_terms(answer.raw).protocol_version
+    except InvalidTerms:
+        version = ""  # the session passes the answer on, and its client judges it
+    return session_id, version if _HEADER_SAFE.fullmatch(version) else ""
 
 
 def answer_to(request_id: RequestId, message: Message) -> Message | None:

@@ -9,6 +9,7 @@ transport that it was made over, after a restart of ours as well.
 from __future__ import annotations
 
 import structlog
+import trio
 
 from actors.jsonrpc import Message, RequestId
 from actors.link import ConnectFailed, ConnectRejected, Established, Inbox, Link
@@ -116,8 +117,8 @@ class _Undecided:
     def cancel(self, request_id: RequestId, reason: str) -> None:
         self._link.cancel(request_id, reason)
 
-    def listen(self) -> None:
-        self._link.listen()
+    def listen(self) -> trio.Event | None:
+        return self._link.listen()
 
     def close(self, *, end_session: bool) -> None:
         self._link.close(end_session=end_session)

@@ -13,6 +13,7 @@ import trio
 
 from actors.jsonrpc import RequestId
 from actors.link import Failure
+from transport.upstreams.http_answers import may_pass
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
@@ -62,6 +63,11 @@ class CallJob(Job):
         self.head: ResponseHead | None = None
         self.stream: EventStream | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Its answer was on its stream, which has not ended yet."""
+        return self.stream is not None and self.stream.settled
+
     def answered(self, head: ResponseHead, body: bytes) -> None:
         self._listener.call_answered(self, head, body)
 
@@ -107,7 +113,7 @@ class PostJob(Job):
 class GetJob(Job):
     """A stream asked for by GET: the upstream's own, or the rest of a call's."""
 
-    __slots__ = ("_headed", "_listener", "_stream", "body", "detail", "ended", "head")
+    __slots__ = ("_headed", "_listener", "body", "detail", "ended", "head", "rival", "stream")
 
     def __init__(
         self,
@@ -119,12 +125,13 @@ class GetJob(Job):
         headed: Callable[[], None] | None = None,
     ) -> None:
         """Args:
-        headed: called once the upstream has said, one way or the other, whether it gives this stream.
+        headed: called when the upstream gives this stream.
         """
         super().__init__(request, silence_seconds_max=silence_seconds_max, lane=Lane.STANDING)
         self._listener = listener
-        self._stream = stream
         self._headed = headed
+        self.stream = stream
+        self.rival: GetJob | None = None  # another GET for the same: given up once this one has brought something
         self.ended = trio.Event()
         self.head: ResponseHead | None = None
         self.body = b""  # of what is not a stream
@@ -135,27 +142,30 @@ class GetJob(Job):
         """The upstream gave a stream."""
         return self.head is not None and self.head.is_event_stream
 
+    @property
+    def refusal(self) -> ResponseHead | None:
+        """The upstream gave something else, and would do so again."""
+        return None if self.head is None or self.opened or may_pass(self.head.status) else self.head
+
     def answered(self, head: ResponseHead, body: bytes) -> None:
         self.head, self.body = head, body
-        self._tell_headed()
         self.ended.set()
 
     def failed(self, failure: Failure, detail: str) -> None:
         self.detail = detail
-        self._tell_headed()
         self.ended.set()
 
     def stream_opened(self, head: ResponseHead) -> None:
         self.head = head
-        self._stream.reconnected()
-        self._tell_headed()
-
-    def _tell_headed(self) -> None:
+        self.stream.reconnected()
         if self._headed is not None:
             self._headed()
 
     def stream_data(self, data: bytes) -> None:
-        self._listener.stream_data(self, self._stream, data)
+        events_before = self.stream.events
+        self._listener.stream_data(self, self.stream, data)
+        if self.rival is not None and self.stream.events > events_before:
+            self.rival.abandon()
 
     def stream_closed(self, detail: str) -> None:
         self.detail = detail

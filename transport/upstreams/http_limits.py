@@ -30,6 +30,13 @@ class HttpLimits:
     reopen_seconds_max: float = 30.0  # each answer of a re-initialization
     resume_tries_max: int = 5  # refused connections and errors in a row
     resume_silence_seconds_max: float = 300.0  # python servers give an empty stream, again and again, for a lost cursor
+    # A resumed stream that stays silent is asked for again after these pauses. What a server may lose of it is said in
+    # the instant of resuming, so the first look comes soon; later ones find what fell into the instant of a look.
+    look_first_seconds: float = 2.0
+    look_seconds_max: float = 60.0
+    look_again_seconds_max: float = 5.0  # for the head of the second GET, and what it has to say
+    listen_looks_max: int = 3  # of the upstream's own stream, which is silent for good reason
+    parting_seconds_max: float = 2.0  # what is in flight when a session is lost; less than messages wait for a link
     retry_seconds_max: float = 60.0  # a longer `retry` of the upstream is shortened
     backoff_seconds_max: float = 30.0
     # Of an answer without a session that its client has not taken yet; then the server is read no further. Sessions
@@ -39,6 +46,11 @@ class HttpLimits:
     def backoff_seconds(self, failures: int) -> float:
         """Double the pause with each failure; random, so that a thousand links do not come back at once."""
         ceiling = min(self.backoff_seconds_max, 2.0 ** min(failures, 16))
+        return ceiling * random.uniform(0.5, 1.0)
+
+    def look_pause_seconds(self, looks: int) -> float:
+        """The same for a silent stream, with each look that has brought nothing."""
+        ceiling = min(self.look_seconds_max, self.look_first_seconds * 2.0 ** min(looks, 16))
         return ceiling * random.uniform(0.5, 1.0)
 
 

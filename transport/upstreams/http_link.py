@@ -4,14 +4,15 @@ Every message is a POST of its own bytes; what comes back, as one JSON document 
 session's inbox as it is. An idle link is a few objects: no task, no connection. Tasks are asked for only to resume
 streams that ended early, and to listen.
 
-A stream that ends before the answer is resumed by GET with `Last-Event-ID`, if the upstream gave an event id. Nothing
-is ever posted twice.
+A stream that ends before the answer is resumed by GET with `Last-Event-ID`, if the upstream gave an event id
+(`http_following.py`). Nothing is ever posted twice.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 import trio
@@ -21,26 +22,28 @@ from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.credentials import REFUSALS
-from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, read_terms, split_batch
+from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, split_batch
 from transport.upstreams.http_answers import (
     answer_to,
     describe,
     error_answer,
     failure_of,
-    may_pass,
     note_life,
+    read_names,
     says_session_is_lost,
     session_is_lost,
 )
+from transport.upstreams.http_following import Asking, Following
 from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
 from transport.upstreams.http_limits import HttpLimits, LinkStatistics
+from transport.upstreams.http_parting import Parting, is_in_flight
 from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.http_requests import SessionRequests
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import POST_HEADERS, HttpTarget, write_head
+from transport.upstreams.http_target import HttpTarget
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
-_HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,1024}")  # MCP: visible ASCII; as long as any header we would send
 _ENDING_SECONDS = 5.0  # an answered stream, or an abandoned call, may take so long to end by itself
 
 _log = structlog.get_logger(__name__)
@@ -68,19 +71,19 @@ class StreamableHttpLink:
         self.unauthorized = ""  # what the upstream said when it refused our credentials
         self._pool = pool
         self._target = target
-        self._headers = headers
+        self._requests = SessionRequests(target, headers, upstream_session_id, protocol_version)
         self._inbox = inbox
         self._limits = limits
         self._breaker = breaker
-        self._version = protocol_version
         self._standalone_cursor = standalone_cursor
-        self._is_listening = False
+        self._listening: trio.Event | None = None  # set when the upstream's own stream has its head, or gets none
+        self._resuming: dict[RequestId, trio.CancelScope] = {}  # calls whose streams are followed
+        self._parting: Parting | None = None
         self._jobs: set[CallJob | PostJob | GetJob] = set()
         self._held: list[CallJob | PostJob] | None = None  # what waits for the head of the upstream's own stream
         self._closed = False
         self._malformed = 0
         self._stray = 0
-        self._head = self._post_head(self._session_headers())
         # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
         self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = lambda *_: False
 
@@ -105,7 +108,7 @@ class StreamableHttpLink:
             opens = message.method == INITIALIZE
             job = CallJob(
                 self,
-                self._post(message.raw, self._post_head(()) if opens else self._head),
+                self._requests.opening(message.raw) if opens else self._requests.post(message.raw),
                 message.id,
                 ticket,
                 opens=opens,
@@ -113,8 +116,8 @@ class StreamableHttpLink:
                 body_bytes_max=self._limits.body_bytes_max,
             )
         else:
-            request = self._post(message.raw, self._head)
-            job = PostJob(self, request, ticket, silence_seconds_max=self._limits.post_seconds_max)
+            silence = self._limits.post_seconds_max
+            job = PostJob(self, self._requests.post(message.raw), ticket, silence_seconds_max=silence)
         self._jobs.add(job)
         if self._held is None:
             self._pool.submit(self._target.origin, job)
@@ -124,17 +127,20 @@ class StreamableHttpLink:
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if self._closed:
             return
-        self._submit_quietly(self._post(cancelled(request_id, reason).raw, self._head), "cancel a request")
+        self._submit_quietly(self._requests.post(cancelled(request_id, reason).raw), "cancel a request")
         for job in self._jobs:
             if isinstance(job, CallJob) and job.request_id == request_id:
                 job.hurry(self._limits.cancelled_seconds_max)
+        if (scope := self._resuming.get(request_id)) is not None:
+            scope.deadline = min(scope.deadline, trio.current_time() + self._limits.cancelled_seconds_max)
 
-    def listen(self) -> None:
-        if not self._is_listening and not self._closed:
-            self._is_listening = True
+    def listen(self) -> trio.Event | None:
+        if self._listening is None and not self._closed:
+            self._listening = trio.Event()
             self._inbox.start_soon(self._listen)
             if self._held is not None:
                 self._inbox.start_soon(self._release_in_time)
+        return self._listening
 
     def close(self, *, end_session: bool) -> None:
         if self._closed:
@@ -146,10 +152,13 @@ class StreamableHttpLink:
             else:
                 job.let_finish(_ENDING_SECONDS)
         self._jobs.clear()
+        for scope in self._resuming.values():
+            scope.cancel()
         self._held = None
+        if self._listening is not None:
+            self._listening.set()
         if end_session and self.established.upstream_session_id:
-            head = write_head("DELETE", self._target, (*self._headers, *self._session_headers()))
-            self._submit_quietly(head + b"\r\n", "end a session")
+            self._submit_quietly(self._requests.delete(), "end a session")
 
     # ---- for whoever opens the link ----
 
@@ -163,7 +172,7 @@ class StreamableHttpLink:
 
     def request_with_session(self, message: Message) -> bytes:
         """Write the POST of a message, as `send` would."""
-        return self._post(message.raw, self._head)
+        return self._requests.post(message.raw)
 
     def hold_until_listening(self) -> None:
         """Send nothing before the upstream's own stream has its head, or is refused, or a second is over.
@@ -175,19 +184,6 @@ class StreamableHttpLink:
     async def resume_call(self, stream: EventStream) -> None:
         """Go on with the stream of a call that an earlier link had sent."""
         await self._resume(stream, wait_first=False)
-
-    # ---- heads ----
-
-    def _post_head(self, session_headers: Sequence[tuple[str, str]]) -> bytes:
-        return write_head("POST", self._target, (*self._headers, *POST_HEADERS, *session_headers)) + b"Content-Length: "
-
-    def _post(self, body: bytes, head: bytes) -> bytes:
-        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
-
-    def _session_headers(self) -> list[tuple[str, str]]:
-        session_id = self.established.upstream_session_id
-        headers = (("Mcp-Session-Id", session_id), ("MCP-Protocol-Version", self._version))
-        return [(name, value) for name, value in headers if value]
 
     def _submit_quietly(self, request: bytes, purpose: str) -> None:
         job = QuietJob(request, purpose, silence_seconds_max=self._limits.post_seconds_max)
@@ -204,8 +200,7 @@ class StreamableHttpLink:
             if not (call.opens and self.opening_declined(call, head, body)):
                 self.decline(call, head, body)
         elif not body.strip():
-            detail = f"HTTP {head.status} without an answer to a request"
-            self._refuse(call.ticket, Failure.REFUSED, detail)
+            self._refuse(call.ticket, Failure.REFUSED, f"HTTP {head.status} without an answer to a request")
         else:
             call.head = head
             self._read_document(call, body)
@@ -241,7 +236,11 @@ class StreamableHttpLink:
         self._refuse(call.ticket, failure, detail)
 
     def _refuse(self, ticket: int, failure: Failure, detail: str) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        if failure is Failure.SESSION_LOST:
+            self._part(forgotten=(ticket, detail))
+        else:
             self._inbox.refused(ticket, failure, detail)
 
     # ---- streams ----
@@ -258,7 +257,7 @@ class StreamableHttpLink:
             for text, cursor in stream.feed(data):
                 if text:
                     self._take_messages(job if isinstance(job, CallJob) else None, stream, text, cursor)
-                elif not self._closed:
+                elif not self._closed and (cursor or stream.about is not About.NOTHING):  # without: a sign of life
                     self._inbox.cursor_moved(stream.about, cursor)
                 if self._closed:
                     return
@@ -314,7 +313,7 @@ class StreamableHttpLink:
         """End a call behind half an answer. A server that goes on behind that has told something else with it."""
         await trio.sleep(self._limits.torn_seconds_max)
         stream.doubted = False
-        if stream.torn and not stream.settled:
+        if stream.torn and not stream.settled and job in self._jobs:  # else another connection has taken over
             self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
 
     def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
@@ -334,16 +333,12 @@ class StreamableHttpLink:
         """Keep what the handshake's answer says of this session; returns what is wrong with it."""
         if answer.is_error or call.head is None:
             return ""
-        session_id = call.head.text(b"mcp-session-id")
-        if session_id and not _HEADER_SAFE.fullmatch(session_id):
-            return "the upstream's session id is not visible ASCII, or too long"
         try:
-            version = read_terms(answer.raw).protocol_version
-        except InvalidTerms:
-            version = ""  # the session passes the answer on, and its client judges it
-        self._version = version if _HEADER_SAFE.fullmatch(version) else ""
-        self.established = Established(upstream_session_id=session_id, protocol_version=self._version)
-        self._head = self._post_head(self._session_headers())
+            session_id, version = read_names(call.head, answer)
+        except InvalidTerms as error:
+            return str(error)
+        self.established = Established(upstream_session_id=session_id, protocol_version=version)
+        self._requests.name(session_id, version)
         return ""
 
     # ---- notifications and answers of the client ----
@@ -364,89 +359,108 @@ class StreamableHttpLink:
 
     # ---- GET: resuming and listening ----
 
-    async def _follow(
-        self, stream: EventStream, silence_seconds_max: float, headed: Callable[[], None] | None = None
+    def _begin_get(
+        self, stream: EventStream, *, silence_seconds_max: float, headed: Callable[[], None] | None = None
     ) -> GetJob:
-        """Ask for a stream, and pass on what it says until it ends."""
-        headers = [*self._headers, *self._session_headers(), ("Accept", "text/event-stream")]
-        request = write_head("GET", self._target, (*headers, ("Accept-Encoding", "identity")))
-        cursor = stream.cursor
-        if cursor and not re.search(r"[\x00-\x1f\x7f]", cursor):
-            request += b"Last-Event-ID: %b\r\n" % cursor.encode()  # UTF-8: WHATWG HTML, 9.2.4
-        get = GetJob(self, request + b"\r\n", stream, silence_seconds_max=silence_seconds_max, headed=headed)
+        """Ask for a stream. It ends by itself, or is closed by the pool's sweeper, or by `_end_get`."""
+        request = self._requests.get(stream.ask_behind)
+        get = GetJob(self, request, stream, silence_seconds_max=silence_seconds_max, headed=headed)
         self._jobs.add(get)
         self._pool.submit(self._target.origin, get)
-        try:
-            await get.ended.wait()  # the pool's sweeper keeps the deadline
-        finally:
-            get.abandon()
-            self._jobs.discard(get)
         return get
+
+    def _end_get(self, get: GetJob) -> None:
+        get.abandon()
+        self._jobs.discard(get)
 
     async def _resume(self, stream: EventStream, wait_first: bool = True) -> None:
         """Ask for the rest of a call's stream until its answer was on it."""
-        failures = 0
-        silent_since = trio.current_time()
-        if wait_first:
-            await trio.sleep(stream.retry_seconds(self._limits.retry_seconds_max))
-        while True:
-            events_before = stream.events
-            get = await self._follow(stream, self._limits.call_silence_seconds_max)
-            if stream.settled or self._closed:
-                return
-            if stream.events > events_before:
-                silent_since = trio.current_time()
-            failures = 0 if get.opened else failures + 1
-            why = self._why_not_again(get, failures, trio.current_time() - silent_since)
+        assert not isinstance(stream.about, About)
+        begin = partial(self._begin_get, silence_seconds_max=self._limits.call_silence_seconds_max)
+        following = Following(stream, Asking(begin, self._end_get), self._limits, looks_max=math.inf)
+        with trio.CancelScope() as scope:
+            self._resuming[stream.about] = scope
+            try:
+                if wait_first:
+                    await trio.sleep(stream.retry_seconds(self._limits.retry_seconds_max))
+                why = await following.until_settled()
+            finally:
+                if self._resuming.get(stream.about) is scope:  # else its id was given to another call meanwhile
+                    del self._resuming[stream.about]
             if why:
-                self._settle(stream, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
-                return
-            pause = stream.retry_seconds(self._limits.retry_seconds_max)
-            await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))
+                self._settle_unheard(following.stream, why)
 
-    def _why_not_again(self, get: GetJob, failures: int, silent_seconds: float) -> str:
-        if not get.opened and get.head is not None and not may_pass(get.head.status):
-            return describe(get.head, get.body)
-        if failures > self._limits.resume_tries_max:
-            return get.detail or (describe(get.head, get.body) if get.head is not None else "no answer")
-        if silent_seconds > self._limits.resume_silence_seconds_max:
-            return f"nothing new on it for {silent_seconds:.0f} s"
-        return ""
+    def _settle_unheard(self, stream: EventStream, why: str) -> None:
+        if stream.torn:
+            self._settle(stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
+        else:
+            self._settle(stream, Failure.OUTCOME_UNKNOWN, f"its stream could not be resumed: {why}")
 
     async def _listen(self) -> None:
-        """Keep the upstream's own stream open for as long as the link lives."""
-        failures = 0
+        """Keep the upstream's own stream open for as long as the link lives; but take a no for a no.
+
+        405 is the protocol's way to say that there is no such stream; servers without a GET route say 404. So only a
+        body that speaks of the session counts as its loss: else a session would be re-opened over and over.
+        """
+        limits = self._limits
+        begin = partial(self._begin_get, silence_seconds_max=limits.listen_silence_seconds_max, headed=self._release)
         stream = EventStream(About.NOTHING, cursor=self._standalone_cursor)
+        following = Following(stream, Asking(begin, self._end_get), limits, looks_max=limits.listen_looks_max)
         while True:
-            get = await self._follow(stream, self._limits.listen_silence_seconds_max, self._release)
+            get = await following.until_end()
             if self._closed:
                 return
-            if not get.opened and get.head is not None and not may_pass(get.head.status):
-                self._stop_listening(get.head, get.body)
+            refusal = get.refusal
+            if refusal is not None and self.established.upstream_session_id and says_session_is_lost(get.body):
+                self._part(stream_refused=describe(refusal, get.body))
                 return
-            failures = 0 if get.opened else failures + 1
-            pause = stream.retry_seconds(self._limits.retry_seconds_max)
-            await trio.sleep(pause if get.opened else max(pause, self._limits.backoff_seconds(failures)))
+            self._release()
+            if refusal is not None:
+                _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=refusal.status)
+                return
+            await following.pause(get)
 
     async def _release_in_time(self) -> None:
         await trio.sleep(self._limits.listen_head_seconds_max)
         self._release()
 
     def _release(self) -> None:
-        """Send what was held."""
+        """The upstream's own stream is there, or will not be: say so, and send what was held for it."""
+        if self._listening is not None:
+            self._listening.set()
+        if self._parting is not None:
+            return
         held, self._held = self._held, None
         for job in held or ():
             if not job.abandoned:
                 self._pool.submit(self._target.origin, job)
 
-    def _stop_listening(self, head: ResponseHead, body: bytes) -> None:
-        """Take a no for a no, unless it is about the session.
+    # ---- the upstream has forgotten the session ----
 
-        405 is the protocol's way to say that there is no such stream; servers without a GET route say 404. So only a
-        body that speaks of the session counts as its loss: else a session would be re-opened over and over.
-        """
-        if self.established.upstream_session_id and says_session_is_lost(body):
-            self._inbox.lost(f"the upstream has forgotten the session: {describe(head, body)}")
+    def _part(self, *, forgotten: tuple[int, str] | None = None, stream_refused: str = "") -> None:
+        """Take note of the loss; tell of it when nothing is in flight any more, see `Parting`."""
+        begins = self._parting is None
+        self._parting = self._parting or Parting()
+        self._parting.note(forgotten, stream_refused)
+        self._held = self._held or []  # what comes from now on could only be refused as well
+        if begins and self._is_in_flight():
+            self._inbox.start_soon(self._part_in_time, self._parting)
+        elif begins:
+            self._leave(self._parting)
+
+    async def _part_in_time(self, parting: Parting) -> None:
+        await parting.wait(self._is_in_flight, seconds=self._limits.parting_seconds_max)
+        self._leave(parting)
+
+    def _leave(self, parting: Parting) -> None:
+        if self._closed:
+            return
+        self._held = self._parting = None
+        unsent = [job for job in self._jobs if not isinstance(job, GetJob) and job.connection is None]
+        self._jobs.difference_update(unsent)
+        parting.say(self._inbox, unsent)
+        if parting.stream_refused:
             self.close(end_session=False)
-        else:
-            _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=head.status)
+
+    def _is_in_flight(self) -> bool:
+        return bool(self._resuming) or any(map(is_in_flight, self._jobs))

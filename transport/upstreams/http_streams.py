@@ -1,4 +1,10 @@
-"""One event stream of an upstream as a session sees it: over as many connections as it takes."""
+"""One event stream of an upstream as a session sees it: over as many connections as it takes.
+
+An id that comes without a message moves the cursor on the first connection, where it is the first of the stream. Not on
+those that resume: the Python SDK draws such an id when it has replayed, and what was said meanwhile and sent to nobody
+has an earlier one. To go on behind it would be to lose that for good. But a server may forget its older ids: so that id
+is asked behind in turn with the cursor, as long as no message comes.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +23,16 @@ class EventStream:
     """What a stream has said so far, and where to resume it."""
 
     __slots__ = (
+        "_is_resumed",
         "_parser",
         "_retry_seconds",
         "about",
+        "ask_behind",
         "cursor",
         "doubted",
         "events",
+        "messages",
+        "primed",
         "settled",
         "ticket",
         "torn",
@@ -38,17 +48,35 @@ class EventStream:
         self.about = about
         self.ticket = ticket
         self.cursor = cursor
+        self.primed = ""  # the last id that came without a message, where the stream was resumed
+        self.ask_behind = cursor  # one of the two
         self.events = 0  # with data or an id: signs of life
+        self.messages = 0  # with data: news
         self.settled = False  # the request was answered, or given up
         self.unreadable = ""  # why the newest message on it is none
         self.torn = False  # ... and it may have been the answer
         self.doubted = False  # a task watches whether it was
+        self._is_resumed = False
         self._retry_seconds = _RETRY_SECONDS_DEFAULT
         self._parser: Parser | None = None  # made when needed: most calls are answered by a plain document
+
+    def again(self, *, in_turn: bool = False) -> EventStream:
+        """The same stream as another connection will hear it: behind the cursor, or the other id if it is its turn."""
+        stream = EventStream(self.about, ticket=self.ticket, cursor=self.cursor)
+        stream.primed = self.primed
+        stream.ask_behind = self.primed if in_turn and self.may_take_turns else self.cursor
+        stream._retry_seconds = self._retry_seconds
+        return stream
+
+    @property
+    def may_take_turns(self) -> bool:
+        """There is another id to try than the one that was asked behind."""
+        return bool(self.primed) and self.ask_behind == self.cursor
 
     def reconnected(self) -> None:
         """Begin with the bytes of another connection."""
         self._parser = None
+        self._is_resumed = bool(self.ask_behind)
 
     def misheard(self, raw: bytes, why: str) -> bool:
         """Take note of something that is no message.
@@ -68,7 +96,7 @@ class EventStream:
         return min(self._retry_seconds, limit_seconds)
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, str]]:
-        """Parse bytes; give each event's data and id, both may be empty.
+        """Parse bytes; give each event's data, and its id if that moves the cursor. Both may be empty.
 
         Raises:
           EventTooLarge
@@ -79,9 +107,16 @@ class EventStream:
             if event.retry_ms is not None:
                 self._retry_seconds = event.retry_ms / 1000
             id = event.id if event.id is not None and len(event.id) <= _CURSOR_CHARS_MAX else ""
-            if id:
-                self.cursor = id
             data = (event.data or b"") if event.name == "message" else b""  # other events are not the protocol's
             if id or data:
                 self.events += 1
-                yield data, id
+                self.messages += bool(data)
+                yield data, self._move(id, is_message=bool(data))
+
+    def _move(self, id: str, *, is_message: bool) -> str:
+        if self._is_resumed and not is_message:
+            self.primed = id
+            return ""
+        if id:
+            self.cursor, self.primed = id, ""
+        return id

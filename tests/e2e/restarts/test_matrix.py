@@ -116,5 +116,5 @@ def in_groups(cases: list[Case], size: int) -> Iterator[list[Case]]:
 
 def make_fault(name: str, gateway: Gateway, upstream: Upstream, server: Server, journal: Journal) -> Fault:
     if name != "upstream":
-        return gateway_ends(gateway, at_once=name == "kill", settles=server.event_store)
+        return gateway_ends(gateway, at_once=name == "kill")
     return stdio_servers_end(journal) if server.stdio else upstream_ends(upstream)
