@@ -95,13 +95,7 @@ async def serve(
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
         await upstreams.start(pool.run)
-        connect = Upstreams(
-            settings.servers,
-            pool,
-            settings.server_headers,
-            settings.server_environment,
-            websocket_ping_seconds=settings.websocket_ping_seconds,
-        )
+        connect = _upstreams(settings, pool)
         stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
         own_tools = make_health_tool() if settings.expose_health_tool else None
@@ -144,6 +138,16 @@ async def _open_front(
     if certificate is not None:
         clients.start_soon(keep_fresh, certificate, seen, server.renew_tls)
     return server
+
+
+def _upstreams(settings: Settings, pool: HttpPool) -> Upstreams:
+    return Upstreams(
+        settings.servers,
+        pool,
+        settings.server_headers,
+        settings.server_environment,
+        websocket_ping_seconds=settings.websocket_ping_seconds,
+    )
 
 
 async def _stateless(

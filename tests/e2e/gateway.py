@@ -28,6 +28,7 @@ OPEN_GATE = "--open-gate"
 FORGET_CALLS = "--forget-calls"
 RUN_AGAIN = "--run-again"
 NO_LOOKS = "--no-looks"
+FORGET_PLACES = "--forget-places"
 NO_OWNERS = "--no-owners"
 
 # How each road is chosen: the hot one is the default.

@@ -21,6 +21,7 @@ from tests.e2e.waiting import DEADLINE_SECONDS
 
 Json = dict[str, Any]
 
+PLAIN = "mcp"
 WITH_IDS = "mcp.outlast.v1"
 
 

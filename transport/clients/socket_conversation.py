@@ -132,6 +132,7 @@ class Conversation:
         self._with_ids = with_ids
         self._scope = trio.CancelScope(deadline=deadline)
         self._closing: tuple[int, str] | None = None
+        self._is_opening = False
         self._session: SessionHandle | None = None
         self._reading: Reading | None = None
         self._cursor: EventId | None = None  # behind which to read; None: behind what was last shown to a client
@@ -172,8 +173,11 @@ class Conversation:
             self._scope.cancel()
 
     def end_if_drained(self) -> None:
-        """Where the gateway stops: close if the client waits for nothing, and has been sent all that there is."""
-        if not self._all.draining:
+        """Where the gateway stops: close if the client waits for nothing, and has been sent all that there is.
+
+        An opening has an answer like any other request: the session, or why there is none.
+        """
+        if not self._all.draining or self._is_opening:
             return
         actor = None if self._session is None else self._all.runtime.registry.resident(self._session.id)
         if actor is not None and actor.is_loaded:
@@ -197,10 +201,11 @@ class Conversation:
             route = await self._initialize()
         if route is None:
             await self._stop(NOT_INITIALIZED, f"no initialize within {seconds:g} s")
+        self._is_opening = True
         outcome = await self._ask_to_open(session_id, route.message)
         if isinstance(outcome, say.NotDone):
             await self._send(_refusal(route.message, outcome))
-            await self._stop(TRY_AGAIN_LATER, "the session could not be opened now")
+            await self._stop(self._later, "the session could not be opened now")
         assert isinstance(outcome, say.Answered), "an opening is answered or refused"
         if outcome.message.is_error:
             await self._send(outcome.message.raw)
@@ -210,6 +215,8 @@ class Conversation:
         if self._with_ids:
             await self._socket.send(frames.greeting_frame(await self._state(self._session), 0))
         await self._send(outcome.message.raw)
+        self._is_opening = False
+        self.end_if_drained()
 
     async def _initialize(self) -> mcp.Initialize:
         while True:

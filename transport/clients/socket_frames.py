@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 import attrs
 import msgspec
 
+from actors.epochs import epoch_at
 from actors.ids import STANDALONE_STREAM, EventId
 from actors.state import SessionState
 from transport.exchange import RequestHead
@@ -104,4 +105,7 @@ def greeting_frame(state: SessionState, after: int) -> str:
 
 
 def _event_id(state: SessionState, offset: int) -> str:
-    return EventId(STANDALONE_STREAM, state.log.epoch, offset).write(state.session_id)
+    """Name an event as it was named when it was logged, which an earlier process may have done."""
+    stream = state.streams.get(STANDALONE_STREAM)
+    epoch = state.log.epoch if stream is None else epoch_at(stream, offset, state.log.epoch)
+    return EventId(STANDALONE_STREAM, epoch, offset).write(state.session_id)

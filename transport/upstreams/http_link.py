@@ -209,9 +209,7 @@ class StreamableHttpLink:
         stream = EventStream(call.request_id, ticket=call.ticket)
         self._take_messages(call, stream, body, "")
         if not stream.settled:
-            detail = describe_unreadable(
-                stream.unreadable or "it answers something else", body, self._target.concealment
-            )
+            detail = describe_unreadable(stream.unreadable, body, self._target.concealment)
             self._refuse(call.ticket, Failure.UNREADABLE, detail)
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
@@ -270,8 +268,7 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
-        elif stream.torn and not stream.doubted and stream.about is not About.NOTHING:
-            stream.doubted = True
+        elif stream.begins_doubt():
             self._inbox.start_soon(self._doubt, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:

@@ -8,13 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from transport.upstreams.http_target import HttpTarget, write_head
+from transport.upstreams.http_target import POST_HEADERS, HttpTarget, write_head
 
-_OF_POSTS = (
-    ("Content-Type", "application/json"),
-    ("Accept", "application/json, text/event-stream"),
-    ("Accept-Encoding", "identity"),
-)
 _OF_GETS = (("Accept", "text/event-stream"), ("Accept-Encoding", "identity"))
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -63,4 +58,4 @@ class SessionRequests:
         return write_head("DELETE", self._target, self._named) + b"\r\n"
 
     def _head_of_post(self, headers: Sequence[tuple[str, str]]) -> bytes:
-        return write_head("POST", self._target, (*headers, *_OF_POSTS)) + b"Content-Length: "
+        return write_head("POST", self._target, (*headers, *POST_HEADERS)) + b"Content-Length: "

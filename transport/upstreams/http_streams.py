@@ -87,6 +87,12 @@ class EventStream:
         self.unreadable, self.torn = why, is_torn_answer(raw)
         return not self.settled and misanswered_id(raw) == self.about
 
+    def begins_doubt(self) -> bool:
+        """Whether to begin to watch if what was misheard was the answer: once at a time."""
+        begins = self.torn and not self.doubted and self.about is not About.NOTHING
+        self.doubted = self.doubted or begins
+        return begins
+
     def heard(self) -> None:
         """Take note of a message: what was misheard before was not the answer."""
         self.unreadable, self.torn = "", False

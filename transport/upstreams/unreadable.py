@@ -46,9 +46,11 @@ def describe_unreadable(why: str, document: bytes = b"", concealment: Concealmen
     """Say to whoever called what came of that.
 
     Args:
+      why: "": it is a message, and answers something else.
       document: what came, where it came to that call alone; only its beginning is said.
       concealment: what may not be said of the document.
     """
+    why = why or "it answers something else"
     begins = repr(concealment.excerpt(document, _SHOWN_BYTES)) if document else ""
     excerpt = f", it begins with {begins}" if begins else ""
     return f"what the server answered is no JSON-RPC answer ({why}{excerpt}); it may have been carried out"

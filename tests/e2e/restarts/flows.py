@@ -95,6 +95,7 @@ async def _subscription(client: Client, stage: Stage) -> None:
     await stage.at("asked")
     stage.release()
     await client.ended(asked)
+    await client.works()
     if not asked.is_answered:
         await client.ended(client.ask("subscribe", "resources/subscribe", {"uri": RESOURCE_URI}))
     await stage.at("subscribed")
@@ -111,6 +112,7 @@ async def _roots(client: Client, stage: Stage) -> None:
     await client.tell("roots changed", "notifications/roots/list_changed")
     await stage.at("changed")
     await client.connected()
+    await client.works()
     call = client.call("list_roots", held=True)
     question = await client.question("roots/list")
     await stage.at("asked")
@@ -183,6 +185,7 @@ async def _log_level(client: Client, stage: Stage) -> None:
     await stage.at("asked")
     stage.release()
     await client.ended(asked)
+    await client.works()
     if not asked.is_answered:
         await client.ended(client.ask("set level", "logging/setLevel", level))
     await stage.at("set")

@@ -7,7 +7,7 @@ sessions come back at once. A case by itself: `E2E_RESTARTS_CASE="long call/in p
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
 import trio
@@ -55,17 +55,26 @@ class Case:
         self.stage.arrived.set()
 
 
-def all_cases(journal: Journal, only: str = "", *, patience_seconds: float = DEADLINE_SECONDS) -> list[Case]:
-    """Make a case for each point of each flow, or the one of that name."""
+def all_cases(
+    journal: Journal,
+    only: str = "",
+    *,
+    without: Collection[str] = (),
+    patience_seconds: float = DEADLINE_SECONDS,
+) -> list[Case]:
+    """Make a case for each point of each flow (but those `without`), or the one of that name."""
     cases = [
-        Case(name, Stage(journal, point, patience_seconds)) for name, flow in FLOWS.items() for point in flow.points
+        Case(name, Stage(journal, point, patience_seconds))
+        for name, flow in FLOWS.items()
+        for point in flow.points
+        if name not in without
     ]
     return [case for case in cases if only in ("", case.name)]
 
 
-async def references(make_client: MakeClient, journal: Journal) -> Mapping[str, Reference]:
-    """Run every flow without a gateway and without a fault: what each thing that is asked ends in, by flow."""
-    cases = [Case(name, Stage(journal)) for name in FLOWS]
+async def references(make_client: MakeClient, journal: Journal, of: Sequence[Case]) -> Mapping[str, Reference]:
+    """Run the flows of cases without a gateway and without a fault: what each thing that is asked ends in, by flow."""
+    cases = [Case(name, Stage(journal)) for name in sorted({case.flow_name for case in of})]
     async with trio.open_nursery() as nursery:
         for case in cases:
             nursery.start_soon(case.run, make_client)
@@ -78,8 +87,8 @@ async def references(make_client: MakeClient, journal: Journal) -> Mapping[str, 
     return found
 
 
-async def strike(cases: Sequence[Case], make_client: MakeClient, fault: Fault) -> None:
-    """Bring all cases to their points, let the fault strike, and let them go on to their ends."""
+async def strike(cases: Sequence[Case], make_client: MakeClient, fault: Fault, *, settle_seconds: float = 0.0) -> None:
+    """Bring all cases to their points, let the fault strike (after a while), and let them go on to their ends."""
 
     def meanwhile() -> None:
         for case in cases:
@@ -91,6 +100,7 @@ async def strike(cases: Sequence[Case], make_client: MakeClient, fault: Fault) -
         with trio.fail_after(ARRIVE_SECONDS):
             for case in cases:
                 await case.stage.arrived.wait()
+        await trio.sleep(settle_seconds)  # for what nothing outside can be seen by
         await fault(meanwhile)
         for case in cases:
             case.stage.over.set()

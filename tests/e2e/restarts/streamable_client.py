@@ -89,6 +89,7 @@ class StreamableClient(Client):
     def listen(self) -> None:
         if not self.listens:
             self.listens = True
+            self.transcript.own_streams.append([])
             self._nursery.start_soon(self._listen)
 
     async def connected(self) -> None:
@@ -178,7 +179,7 @@ class StreamableClient(Client):
             self._end(asked, message)
 
     def _take_whole(self, status: int, body: bytes, conversation: _Conversation) -> None:
-        message = _message_in(body)
+        message = message_in(body)
         for asked in conversation.open:
             if status == 200 and message is not None:
                 self._take_answer(message, conversation)
@@ -188,7 +189,7 @@ class StreamableClient(Client):
                 kind = Kind.ANSWER if None in conversation.asked else Kind.MALFORMED
                 asked.endings.append(Ending(kind))
             else:
-                asked.endings.append(_refusal(status, body, message))
+                asked.endings.append(refusal(status, body))
 
     # ---- the session's own stream ----
 
@@ -213,7 +214,7 @@ class StreamableClient(Client):
         try:
             while (frame := await stream.next_frame(seconds=math.inf)) is not None:
                 self._own_frames.append(frame)
-                self.transcript.own_stream += self._event_ids(frame)
+                self.transcript.own_streams[-1] += self._event_ids(frame)
                 if frame.message is not None and "method" in frame.message:
                     self._note(frame.message)
                 elif frame.message is not None:
@@ -237,7 +238,8 @@ def _end_all(conversation: _Conversation, kind: Kind, text: str) -> None:
         asked.endings.append(Ending(kind, text))
 
 
-def _message_in(body: bytes) -> Json | None:
+def message_in(body: bytes) -> Json | None:
+    """Read the JSON-RPC message that a body is; None: it is none."""
     try:
         message = json.loads(body)
     except ValueError:
@@ -245,7 +247,9 @@ def _message_in(body: bytes) -> Json | None:
     return message if isinstance(message, dict) else None
 
 
-def _refusal(status: int, body: bytes, message: Json | None) -> Ending:
+def refusal(status: int, body: bytes) -> Ending:
+    """Note an HTTP answer that is none to what was asked."""
+    message = message_in(body)
     error = (message or {}).get("error")
     if not isinstance(error, dict) or not error.get("message") or not isinstance(error.get("code"), int):
         return Ending(Kind.MALFORMED, f"{status} {body!r}")

@@ -67,11 +67,12 @@ def test_messages_missing_before_an_answer_are_found() -> None:
     [
         {"killed": False},  # nothing broke our connections
         {"killed": True, "events": [EVENT]},  # it could be resumed
+        {"killed": True, "heard": ["one"]},  # and it was known to have arrived
         {"killed": True, "after": True},  # it was asked when all was well again
     ],
 )
 def test_broken_connection_without_excuse_is_found(fields: dict[str, Any]) -> None:
-    assert judged(BROKEN, heard=[], **fields) == ["call: ended in a broken connection ()"]
+    assert judged(BROKEN, **{"heard": [], **fields}) == ["call: ended in a broken connection ()"]
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWN, Kind.DENIED, Kind.MALFORMED])
@@ -114,7 +115,7 @@ def test_failure_claimed_of_what_ran_is_found() -> None:
 @pytest.mark.parametrize("second", [EVENT, EventId(1, 7, 0), EventId(1, 6, 9), EventId(2, 7, 2)])
 def test_events_repeated_out_of_order_or_of_another_stream_are_found(second: EventId) -> None:
     assert len(judged(ANSWERED, events=[EVENT, second])) == 1
-    own = violations(Transcript(own_stream=[EVENT, second]), {}, Circumstances(False, False, False), {})
+    own = violations(Transcript(own_streams=[[EVENT, second]]), {}, Circumstances(False, False, False), {})
     assert len(own) == 1
 
 

@@ -3,7 +3,7 @@
 The rules, for every fault at every step of every flow:
 
 1. What was asked ends in exactly one way: an answer, a JSON-RPC error, or an HTTP error with a JSON-RPC body.
-   A broken connection is an end only where the gateway was killed, and before there was anything to resume.
+   A broken connection is an end only where the gateway was killed, before anything came of what was asked.
    No end within the deadline is silence, and a failure.
 2. An answer is what the server gives without a gateway, with the same notifications before it.
 3. What is asked after the fault is over is answered: a session goes on. Only where a server was lost, a session that
@@ -85,7 +85,7 @@ class Transcript:
     """One case: all that was asked, and what else was heard or missed."""
 
     asked: list[Asked] = attrs.field(factory=list)
-    own_stream: list[EventId] = attrs.field(factory=list)
+    own_streams: list[list[EventId]] = attrs.field(factory=list)  # of each session that it opened, its own stream
     missing: list[str] = attrs.field(factory=list)  # what was awaited and did not come
     wrong: list[str] = attrs.field(factory=list)  # what came and should not have
 
@@ -107,7 +107,8 @@ def violations(
 ) -> list[str]:
     """Name every broken rule; an empty list is a case that keeps them all."""
     found = [f"silence: {text}" for text in transcript.missing] + list(transcript.wrong)
-    found += (f"the session's own stream: {text}" for text in _disorder(transcript.own_stream))
+    for events in transcript.own_streams:
+        found += (f"the session's own stream: {text}" for text in _disorder(events))
     for asked in transcript.asked:
         broken = [
             *_broken_end(asked, circumstances),
@@ -143,7 +144,7 @@ def _allowed(asked: Asked, circumstances: Circumstances) -> set[Kind]:
         allowed.add(Kind.DENIED)
     if asked.cancelled:
         allowed.add(Kind.WITHDRAWN)
-    if circumstances.killed and not asked.events and not asked.after:
+    if circumstances.killed and not asked.events and not asked.heard and not asked.after:
         allowed.add(Kind.BROKEN)
     return allowed
 

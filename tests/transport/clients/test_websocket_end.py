@@ -14,6 +14,7 @@ from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import open_session, open_world
 from tests.transport.clients.socket_bed import (
     INITIALIZE,
+    WELCOME,
     answer,
     back,
     code_of,
@@ -116,6 +117,34 @@ async def test_draining_ends_idle_connections_at_once_and_busy_ones_behind_their
             late = FakeSocket()
             await face.serve(late, ANONYMOUS)
             assert late.status == 503
+
+
+async def test_draining_waits_for_the_answer_to_an_opening(autojump_clock: MockClock) -> None:
+    upstream = FakeUpstream()
+    upstream.connect_seconds = 2.0
+    async with open_world(upstream) as world:
+        face = face_of(world)
+        async with served(face, FakeSocket()) as socket:
+            socket.say(INITIALIZE)
+            await trio.sleep(1.0)
+            world.runtime.registry.drain()
+            face.drain()
+            assert await socket.wait_closed() == 1012
+            assert socket.messages == [WELCOME], "the session is there to come back to"
+
+
+async def test_opening_that_outlasts_the_grace_is_refused_before_its_connection_ends(autojump_clock: MockClock) -> None:
+    upstream = FakeUpstream()
+    upstream.connect_seconds = 20.0
+    async with open_world(upstream) as world:
+        face = face_of(world)
+        async with served(face, FakeSocket()) as socket:
+            socket.say(INITIALIZE)
+            await trio.sleep(1.0)
+            face.drain()
+            await world.runtime.registry.stop_actors()
+            assert await socket.wait_closed() == 1012
+            assert error_codes(socket.messages) == [(0, jsonrpc.UPSTREAM_UNAVAILABLE)]
 
 
 async def test_client_that_goes_away_ends_its_connection_and_never_its_call(autojump_clock: MockClock) -> None:

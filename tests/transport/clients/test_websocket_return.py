@@ -127,6 +127,32 @@ async def test_call_in_progress_at_a_kill_ends_with_an_error_on_the_next_connect
         assert len(upstream.sent("held")) == 1
 
 
+async def test_greeting_names_events_by_the_ids_that_they_were_given_whichever_process_gave_them(
+    autojump_clock: MockClock,
+) -> None:
+    # Over such a store each process gives ids of its own epoch; those of what was durable stay good.
+    disk = MemoryStore()
+    async with open_world(disk=disk, store_outage="degrade") as world:
+        face = face_of(world)
+        async with opened(face, WITH_IDS) as socket:
+            world.link.say("seen")
+            seen = (await socket.told(3))[2]["event_id"]
+            session_id = socket.messages[0]["session_id"]
+            socket.leave()
+            await wait_all_tasks_blocked()
+        world.link.say("missed")
+        await wait_all_tasks_blocked()
+    async with open_world(disk=disk, store_outage="degrade") as world:
+        face = face_of(world)
+        async with served(face, back(session_id, seen)) as again:
+            greeting, missed = await again.told(2)
+            assert greeting["event_id"] == seen
+            assert greeting["last_event_id"] == missed["event_id"]
+        async with served(face, back(session_id, greeting["last_event_id"])) as once_more:
+            await wait_all_tasks_blocked()
+            assert len(once_more.sent) == 1, "the greeting alone: it has all that there is"
+
+
 async def test_crash_of_the_session_is_not_felt_by_its_client(autojump_clock: MockClock) -> None:
     async with open_world() as world, opened(face_of(world), WITH_IDS) as socket:
         session_id = socket.messages[0]["session_id"]
