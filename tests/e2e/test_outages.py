@@ -147,6 +147,7 @@ async def test_without_degrade_a_file_without_a_place_is_refused_at_the_start(be
     gateway = Gateway(tmp_path / "gateway", {"only": bed.lasting.plain.target}, store=store)
     with pytest.raises(ProcessFailed, match="data is no directory, or leads to none that is there"):
         await gateway.start()
+    gateway.kill()
 
 
 async def test_refusing_nothing_new_is_told_in_an_outage(bed: Bed, redis_server: RedisServer) -> None:

@@ -30,7 +30,7 @@ _SUBSTITUTED = re.compile(r"\$\(([^()]+)\)")
 _IN_FRONT = {"{", "}", "do", "exec", "then", "until"}  # of a command, in the same line
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _FUNCTION = re.compile(r"^(\w+)\(\) \{", re.MULTILINE)
-_MAKE_TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
+_MAKE_TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
 _MAKE_VARIABLE = re.compile(r"^([A-Z]+) \?=", re.MULTILINE)
 
 
