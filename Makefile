@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 SERVERS := $(VENV)/servers
 TIME_SERVER := $(SERVERS)/bin/mcp-server-time
 
-# ARGS names some tests (or options of pytest's). Without it all tests run: one after the other, or with WORKERS=2 (or
-# more, or auto: as many as there are cores) files of them side by side. A file stays in one process, with what its tests
-# share; what is collected last are the small ones.
-WORKERS ?= 0
+# ARGS names some tests (or options of pytest's). Without it all tests run: files of them side by side in two processes,
+# or in as many as WORKERS says (auto: one for each core; 0: one after the other). A file stays in one process, with
+# what its tests share; what is collected last are the small ones.
+WORKERS ?= 2
 ARGS ?=
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -1,6 +1,6 @@
 """The SQL that the SQLite store speaks: the schema of format 1, and its statements.
 
-Measured with 1 KB records, 20,000 sessions, batches of 100, each row's cost included:
+Measured with 1 KB records, 20,000 sessions, pages of 4 KiB, batches of 100, each row's cost included:
 
 - Entries lie in a table of their own rowids, in the order in which they came, found by the index (rid, sequence):
   42k rows/s. Clustered by session they cost a page of 4 KB each: 22k with rid and sequence packed into the rowid,

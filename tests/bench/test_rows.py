@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.__main__ import main
-from bench.rows import FENCED, SQLITE, UNFENCED, Wrote, summarize
+from bench.rows import FENCED, SQLITE, UNFENCED, UPSERTS, Wrote, summarize
 from tests.persistence.redis_servers import RedisServer, running
 
 
@@ -21,8 +21,8 @@ def test_the_ratio_is_that_of_rounds_side_by_side() -> None:
     # A slow minute strikes both: 100 of 200, 10 of 20, 90 of 100.
     rounds = {FENCED: [wrote(100), wrote(10), wrote(90)], UNFENCED: [wrote(200), wrote(20), wrote(100)]}
     row = summarize(FENCED, rounds)
-    assert (row.rows_per_second, row.of_unfenced) == (45.0, 0.5)
-    assert summarize(UNFENCED, rounds).of_unfenced is None
+    assert (row.rows_per_second, row.of_bare) == (45.0, 0.5)
+    assert summarize(UNFENCED, rounds).of_bare is None
 
 
 @pytest.mark.parametrize("command", ["rows", "commits"])
@@ -41,7 +41,7 @@ def test_a_server_is_measured_and_left_as_it_was(command: str, tmp_path: Path) -
     record = json.loads(run.output)
     assert str(server.socket) not in run.output
     if command == "rows":
-        assert [row["subject"] for row in record["rows"]] == [SQLITE, FENCED, UNFENCED]
+        assert [row["subject"] for row in record["rows"]] == [SQLITE, UPSERTS, FENCED, UNFENCED]
         assert all(row["rows_per_second"] > 0 for row in record["rows"])
     else:
         assert [(row["codec"], row["lost"]) for row in record["rows"]] == [("plain", 0), ("both", 0)]
