@@ -29,7 +29,8 @@ from tests.e2e.waiting import wait_until
 
 _SESSION_GONE = 4404
 _BROKEN = 1006
-_COME_BACK = frozenset({_BROKEN, 1012, 1013})  # ...; the gateway stops; the store or the upstream is away
+_LATER = frozenset({1012, 1013})  # the gateway stops; the store or the upstream is away
+_COME_BACK = _LATER | {_BROKEN}
 
 
 class WebSocketClient(OneStreamClient):
@@ -129,10 +130,11 @@ class WebSocketClient(OneStreamClient):
         with scope:
             while not self._is_gone:
                 self._connection = trio.CancelScope()
+                is_later = False
                 with self._connection:
-                    await self._connect(opening)
+                    is_later = await self._connect()
                 self._disconnect()
-                if not opening.is_answered:
+                if not (opening.is_answered or is_later):
                     _end(opening, Kind.BROKEN, "the connection broke before the session was open")
                     return
                 await trio.sleep(RETRY_SECONDS)
@@ -142,17 +144,20 @@ class WebSocketClient(OneStreamClient):
         self._on_earlier |= self._sent
         self._sent.clear()
 
-    async def _connect(self, opening: Asked) -> None:
+    async def _connect(self) -> bool:
+        """Connect, and hear what is said until the connection ends; give whether it was told to come back later."""
         place = {"session_id": self.session_id, "last_event_id": self._cursor}
         query = urlencode({name: value for name, value in place.items() if value})
         subprotocol = WITH_IDS if self.keeps_ids else PLAIN
         try:
             async with connect(self._gateway, query=query, subprotocols=(subprotocol,)) as peer:
-                await self._hear(peer)
+                return await self._hear(peer) in _LATER
         except* trio_websocket.ConnectionRejected as rejected:
             self._note_rejections(rejected)
+            is_later = True
         except* (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
-            pass  # it is still being started
+            is_later = False  # it is still being started
+        return is_later
 
     def _note_rejections(self, rejected: BaseExceptionGroup[trio_websocket.ConnectionRejected]) -> None:
         for error in rejected.exceptions:
@@ -160,7 +165,7 @@ class WebSocketClient(OneStreamClient):
             if error.status_code != 503:
                 self.transcript.wrong.append(f"its connection was answered with {error.status_code}")
 
-    async def _hear(self, peer: SocketClient) -> None:
+    async def _hear(self, peer: SocketClient) -> int:
         self._peer = peer
         self.is_connected = not self.session_id  # one that comes back is told first where things stand
         if self.session_id and not self.keeps_ids:
@@ -179,6 +184,7 @@ class WebSocketClient(OneStreamClient):
                 self._lose_session(f"{code} to its last event id")
             elif code not in _COME_BACK:
                 self.transcript.wrong.append(f"its connection was closed with {code}")
+            return code
 
     def _take_frame(self, frame: Json) -> None:
         if not self.keeps_ids:
