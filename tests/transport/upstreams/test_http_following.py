@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from actors import jsonrpc
@@ -309,3 +310,37 @@ async def test_own_stream_without_a_cursor_is_not_looked_at(autojump_clock: Mock
         link.listen()
         await trio.sleep(600)
         assert len(upstream.gets) == 1
+
+
+# ---- half an answer ----
+
+TORN = b'{"jsonrpc":"2.0","id":1,"result":'
+
+
+async def test_half_an_answer_with_which_a_resumed_stream_ends_ends_its_call(autojump_clock: MockClock) -> None:
+    """It is behind the cursor: whoever asks again is told nothing, for as long as they like."""
+    upstream = StoringUpstream()
+    upstream.closes_after_seconds = 0.5
+    upstream.said_at[1] = [TORN]
+    async with calling(upstream) as (bench, _):
+        await trio.sleep(10)
+        assert refused(bench) == [Failure.UNREADABLE]
+        asked = len(upstream.gets)
+        await trio.sleep(600)
+        assert len(upstream.gets) == asked
+
+
+async def test_half_an_answer_on_a_connection_that_was_replaced_does_not_end_the_call(
+    autojump_clock: MockClock,
+) -> None:
+    """The doubt was about that connection; on the one that took its place the answer may still come."""
+    upstream = StoringUpstream(Second.TAKES_OVER)
+    async with calling(upstream) as (bench, _):
+        await upstream.say(replace(ANSWER, raw=TORN))
+        await trio.sleep(10)
+        assert len(upstream.gets) == 2
+        await trio.sleep(HttpLimits().torn_seconds_max)
+        await upstream.say(ANSWER)
+        await trio.sleep(1)
+        assert heard(bench) == [ANSWER]
+        assert refused(bench) == []
