@@ -338,7 +338,7 @@ async def test_half_an_answer_on_a_connection_that_was_replaced_does_not_end_the
     async with calling(upstream) as (bench, _):
         await upstream.say(replace(ANSWER, raw=TORN))
         await trio.sleep(10)
-        assert len(upstream.gets) == 2
+        assert len(upstream.gets) >= 2
         await trio.sleep(HttpLimits().torn_seconds_max)
         await upstream.say(ANSWER)
         await trio.sleep(1)
