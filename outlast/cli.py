@@ -119,7 +119,7 @@ def _other_settings() -> str:
 
 _config_option = click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it can be read shows when it is read, in one way
     metavar="FILE",
     help="A TOML file with a table [outlast] of settings.  [OUTLAST_CONFIG]",
 )
@@ -137,9 +137,11 @@ _config_option = click.option(
 def _serve_command(context: click.Context, /, config: Path | None, only_check: bool, **given: object) -> int:
     """Serve MCP sessions in front of one or more MCP servers.
 
-    A TARGET is https://HOST/PATH, http://HOST/PATH (Streamable HTTP) or "stdio:COMMAND ARG..."; a lone one
-    needs no NAME. Flags win over the environment, over the file, over defaults; a setting comes whole from
-    one of them. When ready, one line on stdout says where it listens; logs go to stderr.
+    A TARGET is http(s)://HOST/PATH (Streamable HTTP; HTTP+SSE where the server speaks nothing newer),
+    sse+http(s)://HOST/PATH (HTTP+SSE), ws(s)://HOST/PATH (WebSocket) or "stdio:COMMAND ARG..." (a program, one
+    process for each session); a lone one needs no NAME. Flags win over the environment, over the file, over
+    defaults; a setting comes whole from one of them. When ready, one line on stdout says where it listens; logs
+    go to stderr.
     """
     from outlast.advice import advice
     from outlast.endings import StartRefused
@@ -440,5 +442,6 @@ def _about_usage(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     if not isinstance(error, click.UsageError):
         return message
-    path = error.ctx.command_path if error.ctx is not None else PROGRAM
+    # An option without its value is found while click still splits the words: it does not say of which command.
+    path = error.ctx.command_path if error.ctx is not None else f"{PROGRAM} COMMAND"
     return f"{message}; see {path} --help"

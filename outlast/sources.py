@@ -119,7 +119,9 @@ def _table(path: Path) -> Mapping[str, object]:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise Refused(f"the configuration cannot be read: {error.strerror}") from None
+        raise Refused(
+            f"the configuration cannot be read: {error.strerror}: name another file, or mend this one"
+        ) from None
     if len(content) > _FILE_BYTES_MAX:
         raise Refused(f"the configuration is larger than {_FILE_BYTES_MAX} bytes: is this the right file?")
     try:

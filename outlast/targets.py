@@ -12,9 +12,11 @@ leave out everything that could be one.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -150,10 +152,16 @@ def missing_commands(servers: Mapping[str, Target], which: Callable[[str], str |
       which: finds a program as the system would, or gives None (`shutil.which`).
     """
     return [
-        f"server {name!r}: there is no program {target.command[0]!r}; install it, or give its full path"
+        f"server {name!r}: {_about_missing(target.command[0])}"
         for name, target in servers.items()
         if isinstance(target, StdioTarget) and which(target.command[0]) is None
     ]
+
+
+def _about_missing(program: str) -> str:
+    if os.sep in program and Path(program).exists():  # only names without a directory are looked for elsewhere
+        return f"{program!r} is no program that this user may run; make it executable, or put its interpreter in front"
+    return f"there is no program {program!r}; install it, or give its full path"
 
 
 def _add_server(servers: dict[str, Target], name: object, target: object) -> None:
