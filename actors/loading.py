@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import structlog
 import trio
 
 from actors.messages import NotDone, Problem
 from actors.surroundings import Surroundings
 from persistence.records import Snapshot
 from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
+
+log = structlog.get_logger("outlast.registry")
 
 LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to try again after this
 
@@ -38,6 +41,7 @@ async def load(shared: Surroundings, session_id: str) -> Snapshot:
     except SnapshotTooNew as error:
         raise NotLoaded(Problem.UNAVAILABLE, str(error)) from error
     except SnapshotCorrupt as error:
+        log.error("record is damaged", session=session_id[:6], why=str(error))
         raise NotLoaded(Problem.UNINITIALIZED, str(error), corrupt=True) from error
     if snapshot is None:  # a crash before the first commit, or a removal beside us
         raise NotLoaded(Problem.UNINITIALIZED, "there is no such session any more")

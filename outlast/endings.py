@@ -98,6 +98,8 @@ def _ending(error: BaseException, listen: Address, *, ready: bool) -> Ending | N
 
 def _about_store(error: stores.StoreError) -> str:
     match error:
+        case stores.StoreDamaged():
+            return f"the store is damaged: {error}"
         case stores.StoreUnavailable():
             return f"the store cannot be reached: {error}; see to it, or choose another with --store"
         case stores.StoreFull():

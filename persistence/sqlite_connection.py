@@ -20,11 +20,22 @@ from typing import Any
 from urllib.parse import quote
 
 from persistence import sqlite_file, sqlite_statements
-from persistence.store import StoreBroken, StoreError, StoreFull, StoreInUse, StoreInvalid, StoreUnavailable
+from persistence.store import (
+    StoreBroken,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreInvalid,
+    StoreUnavailable,
+)
 
 # Of a new file; older files keep theirs. A session's record of about 1 KB changes, wherever it lies, one page: half the
 # size is half of what each commit syncs and each checkpoint moves (4 KiB: 7.0 KB written per row of 0.7 KB, now 3.8).
 PAGE_BYTES = 2048
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})  # the file itself, and not a record in it
+_AFTER_DAMAGE = "bring back a backup, or name another path"
 
 # What SQLite calls an I/O error although no device has failed: locks that the file system has not, memory.
 _HARMLESS_IO_ERRORS = frozenset(
@@ -117,6 +128,7 @@ class SqliteConnection:
         """SQLite's errors in the block come out as the store's.
 
         Raises:
+          StoreDamaged: what was asked for lies in a part of the file that cannot be read.
           StoreUnavailable
         """
         try:
@@ -190,12 +202,12 @@ class SqliteConnection:
         reason = f"{self.path}: {error} ({error.sqlite_errorname})"
         if code & 0xFF == sqlite3.SQLITE_FULL:
             return StoreFull(reason)
-        damaged = code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-        if writing and damaged:
+        damaged = code & 0xFF in _DAMAGED
+        if writing and (damaged or code & 0xFF == sqlite3.SQLITE_IOERR):
             self._broken = f"{reason}. Nothing is written any more: end the process and start anew"
             return StoreBroken(self._broken)
         # A read that failed says nothing of what was written; and a session is not given up for a bad read.
-        return StoreUnavailable(reason)
+        return StoreDamaged(f"{reason}; {_AFTER_DAMAGE}") if damaged else StoreUnavailable(reason)
 
     def _translate_opening(self, error: sqlite3.Error) -> Exception:
         code = getattr(error, "sqlite_errorcode", 0)
@@ -205,8 +217,8 @@ class SqliteConnection:
                 f"{self.path} is in use by another process{holder}. One process at a time can serve a SQLite store:"
                 " stop the other one, or name another path"
             )
-        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StoreInvalid(f"{self.path} is damaged: {error}")
+        if code & 0xFF in _DAMAGED:
+            return StoreInvalid(f"{self.path} is damaged: {error}; {_AFTER_DAMAGE}")
         if _is_device_failure(code):  # a device that cannot even be read is not away: it will not come back by itself
             return StoreBroken(f"{self.path}: {error} ({error.sqlite_errorname})")
         return self._translate(error, writing=False)

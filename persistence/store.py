@@ -27,6 +27,13 @@ class StoreUnavailable(StoreError):
     """The store does not answer or could not finish; nothing is known of the outcome: send the same batch again."""
 
 
+class StoreDamaged(StoreUnavailable):
+    """A part of the store cannot be read, whoever asks again; the message says what to do.
+
+    It is an outage for whoever needs that part, and never the end of their sessions: a backup has them.
+    """
+
+
 class StoreFull(StoreError):
     """There is no room; the batch was rolled back whole. Room must be made before anything can be written."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import jsonrpc
@@ -16,6 +17,7 @@ from persistence.memory import MemoryStore
 from persistence.store import SnapshotCorrupt, SnapshotTooNew
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import World, open_session, open_world, problem, read_stream, send
+from tests.persistence.places import MemoryPlace
 
 ALICE = Principal("issuer", "client", "alice")
 BOB = Principal("issuer", "client", "bob")
@@ -221,6 +223,26 @@ async def test_record_that_cannot_be_read_is_uninitialized(autojump_clock: MockC
         await wait_all_tasks_blocked()
 
         assert world.runtime.registry.statistics().uninitialized == 1
+
+
+async def test_damaged_record_costs_its_session_alone_and_the_log_says_why(autojump_clock: MockClock) -> None:
+    disk, upstream = MemoryStore(), FakeUpstream()
+    async with open_world(upstream, disk) as world:
+        damaged, intact = await open_session(world), await open_session(world)
+    await MemoryPlace().flip_snapshot(disk, damaged.id)
+    with capture_logs() as logs:
+        async with open_world(upstream, disk, restore=True) as world:
+            await wait_all_tasks_blocked()
+
+            assert world.runtime.registry.statistics().uninitialized == 1
+            with pytest.raises(SessionNotFound):
+                await world.runtime.session(damaged.id).ask(say.Look)
+            assert (await world.runtime.session(intact.id).state()).opened
+            assert [aside.session_id for aside in await disk.quarantined()] == [damaged.id]
+    [line] = [line for line in logs if line["event"] == "record is damaged"]
+    assert (line["log_level"], line["session"]) == ("error", damaged.id[:6])
+    assert "the checksum does not fit" in line["why"]
+    assert damaged.id not in str(logs)
 
 
 async def test_record_of_a_newer_version_is_left_alone(autojump_clock: MockClock) -> None:

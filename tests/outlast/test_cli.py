@@ -27,6 +27,7 @@ from outlast.urls import Address
 from persistence.store import (
     FenceLost,
     StoreBroken,
+    StoreDamaged,
     StoreFull,
     StoreInUse,
     StoreInvalid,
@@ -189,6 +190,7 @@ def test_a_store_where_this_user_may_not_write_is_refused(place: Path) -> None:
         (StoreInUse("./data is used by process 7: stop it"), 2, "is used by process 7"),
         (StoreInvalid("it has format 9"), 2, "store: it has format 9"),
         (StoreUnavailable("no route"), 2, "cannot be reached"),
+        (StoreDamaged("page 7; bring back a backup"), 2, "store is damaged: page 7; bring back a backup"),
         (StoreFull("no space left"), 2, "no room"),
         (StoreBroken("fsync: EIO"), 3, "device failed"),
         (StoreReplaced("redis was emptied"), 3, "contents have gone: redis was emptied; bring them back"),

@@ -26,6 +26,7 @@ from persistence.store import (
     SnapshotCorrupt,
     Store,
     StoreBroken,
+    StoreDamaged,
     StoreFull,
     StoreUnavailable,
 )
@@ -161,8 +162,9 @@ async def test_a_damaged_page_is_an_outage_for_its_readers_not_a_corrupt_session
         file.seek((root - 1) * PAGE_BYTES)
         file.write(b"\xff" * PAGE_BYTES)
     store = await SqliteStore.open(path)
-    with pytest.raises(StoreUnavailable, match="malformed"):
+    with pytest.raises(StoreDamaged, match=r"malformed.*; bring back a backup"):
         await store.load("session 7")
+    assert issubclass(StoreDamaged, StoreUnavailable), "its sessions are not gone: whoever asks is told to come again"
     assert await store.quarantined() == []
     await store.aclose()
 
