@@ -54,6 +54,17 @@ if TYPE_CHECKING:
     from persistence.codec import Codec
     from persistence.document import DocumentInvalid
     from persistence.key_ring import KeyRing
+    from persistence.store import (
+        FenceLost,
+        StoreBroken,
+        StoreDamaged,
+        StoreError,
+        StoreFull,
+        StoreInUse,
+        StoreInvalid,
+        StoreUnavailable,
+        StoreUrlInvalid,
+    )
 
 __version__ = "0.1.0"
 
@@ -82,6 +93,10 @@ _ROOMS = {
     "persistence.codec": ("Codec",),
     "persistence.document": ("DocumentInvalid",),
     "persistence.key_ring": ("KeyRing",),
+    "persistence.store": (
+        *("FenceLost", "StoreBroken", "StoreDamaged", "StoreError", "StoreFull", "StoreInUse", "StoreInvalid"),
+        *("StoreUnavailable", "StoreUrlInvalid"),
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -119,6 +134,7 @@ __all__ = [
     "EventLimits",
     "Exported",
     "Failure",
+    "FenceLost",
     "Imported",
     "Inbox",
     "InvalidEventId",
@@ -139,6 +155,14 @@ __all__ = [
     "SessionState",
     "SessionUnavailable",
     "Settings",
+    "StoreBroken",
+    "StoreDamaged",
+    "StoreError",
+    "StoreFull",
+    "StoreInUse",
+    "StoreInvalid",
+    "StoreUnavailable",
+    "StoreUrlInvalid",
     "TooManySessions",
     "ToolUsage",
     "Unkeepable",

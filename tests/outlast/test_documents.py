@@ -14,6 +14,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+import outlast
+
 ROOT = Path(__file__).parents[2]
 WITH_EXAMPLES = ("README.md", "docs/embedding.md", "docs/event-store.md")
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("changes/*.md")])
@@ -173,6 +175,26 @@ def test_configuration_that_says_something_else_is_found(tmp_path: Path) -> None
     assert make_configuration(tmp_path, "--check") == 1
     assert make_configuration(tmp_path) == 0
     assert (tmp_path / "configuration.md").read_text() == document
+
+
+def names_of_errors(text: str) -> list[str]:
+    """Give the exceptions of the table under the heading Errors."""
+    _, _, section = text.partition("\n## Errors\n")
+    table = [line.split("|")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return [name for cell in table for name in re.findall(r"`(\w+)`", cell)]
+
+
+def test_who_embeds_the_runtime_finds_every_error_in_outlast_itself() -> None:
+    errors = names_of_errors((ROOT / "docs/embedding.md").read_text())
+    assert "SessionNotFound" in errors
+    assert [name for name in errors if name not in outlast.__all__] == []
+    for name in errors:
+        assert issubclass(getattr(outlast, name), Exception)
+
+
+def test_an_error_that_is_to_be_found_elsewhere_is_noticed() -> None:
+    table = "\n## Errors\n\n| exception | who |\n|---|---|\n| `Draining`, `NotThere` | x |\n"
+    assert [name for name in names_of_errors(table) if name not in outlast.__all__] == ["NotThere"]
 
 
 def test_wrong_links_and_names_are_found(tmp_path: Path) -> None:
