@@ -2,8 +2,8 @@
 
 Entries are appended by the session's turns and released when they are durable; a reader sees released entries only.
 Readers pull by cursor, so nothing is queued for anybody and a slow reader holds nobody up. Where the tail in memory
-no longer reaches back to a reader's cursor, pages come from the store. Where the store does not either, the reader
-is told (`CursorLost`): a gap is never skipped in silence.
+no longer reaches back to a reader's cursor, pages come from the store. Where the store does not either, or where the
+next entry is damaged there, the reader is told (`CursorLost`): a gap is never skipped in silence.
 
 One stream has one reader: the newest takes it over, since a client whose connection broke is often back before its
 old connection is known to be dead.
@@ -15,11 +15,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+import structlog
 import trio
 
 from actors.ids import SessionId
 from actors.state import Stream
 from persistence.records import LogEntry
+from persistence.store import EntryCorrupt
+
+log = structlog.get_logger("outlast.event_log")
 
 PAGE_ENTRIES = 100
 TAIL_ENTRIES_MAX = 256  # RELIABILITY 5.7's ring; a reader further behind reads from the store
@@ -27,7 +31,7 @@ TAIL_BYTES_MAX = 256 * 1024
 
 
 class CursorLost(Exception):
-    """Events after this cursor were trimmed: what is missing cannot be replayed."""
+    """Events after this cursor were trimmed, or are damaged: what is missing cannot be replayed."""
 
 
 class ReaderEnded(Exception):
@@ -205,20 +209,39 @@ class EventLog:
           gap_allowed: begin with the earliest entry kept.
 
         Raises:
-          CursorLost: entries after the cursor were trimmed.
-          StoreUnavailable, SnapshotCorrupt: as `Store.read_log`.
+          CursorLost: entries after the cursor were trimmed, or the next one is damaged.
+          StoreUnavailable: as `Store.read_log`.
         """
         if last_offset <= after:
             return ()  # nothing can be there: a reader that is up to date costs the store nothing
         entries = self._from_tail(stream_id, after)
         if entries is None:
-            kept = await self._read_log(self._session_id, stream=stream_id, after=after, limit=limit)
+            kept = await self._read_kept(stream_id, after, limit, gap_allowed=gap_allowed)
             entries = [entry for entry in kept if entry.sequence <= self._released]
             if entries and entries[0].offset != after + 1 and not gap_allowed:
                 raise self._cursor_lost(after)
             if not entries and self._from_tail(stream_id, after) is None and last_offset > after and not gap_allowed:
                 raise self._cursor_lost(after)
         return entries
+
+    async def _read_kept(self, stream_id: int, after: int, limit: int, *, gap_allowed: bool) -> Sequence[LogEntry]:
+        """Give what the store has after this offset; of a page with a damaged entry, what comes before that.
+
+        A reader that was only refused would come back with the same cursor, and be refused again for as long as the
+        entry is kept. So it gets what is whole, entry by entry, and is told when the damaged one is next.
+        """
+        while True:
+            try:
+                return await self._read_log(self._session_id, stream=stream_id, after=after, limit=limit)
+            except EntryCorrupt as damaged:
+                if limit > 1:
+                    limit = 1
+                    continue
+                log.error("event is damaged", session=self._session_id[:6], stream=stream_id, why=str(damaged))
+                if not gap_allowed:
+                    self._counts.cursors_lost += 1
+                    raise CursorLost(f"what comes after {after} in this stream is damaged") from None
+                after = damaged.offset  # whoever has no cursor misses nothing that it knows of: what is behind it
 
     def _cursor_lost(self, after: int) -> CursorLost:
         self._counts.cursors_lost += 1

@@ -142,7 +142,7 @@ class SessionHandle:
             raise CursorLost("this stream has no such event")
         try:
             await actor.check_kept(found, after.offset)
-        except (StoreUnavailable, SnapshotCorrupt) as error:
+        except StoreUnavailable as error:
             raise SessionUnavailable(f"the stream cannot be read: {error}") from None
         if not actor.is_loaded:
             raise SessionUnavailable("the session was interrupted; try again")
@@ -315,6 +315,8 @@ class SessionHandle:
                 after = reading.position
             except ReaderEnded:
                 return
+            except StoreUnavailable as error:
+                raise SessionUnavailable(f"the stream cannot be read: {error}") from None
             finally:
                 reading.close()
             reading = await self.read(after if after.offset else None, stream=after.stream)

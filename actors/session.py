@@ -239,7 +239,7 @@ class SessionActor:
         """See whether what follows this offset is still kept, before anybody relies on it.
 
         Raises:
-          CursorLost, StoreUnavailable, SnapshotCorrupt
+          CursorLost, StoreUnavailable
         """
         await self._log_at_rest().read(stream.id, after, stream.last_offset, limit=1)
 

@@ -27,7 +27,7 @@ from actors.store_use import EVENT_STORE_SERVER_ID, check_events
 from outlast.event_history import EventLimits, History, Stream
 from persistence.opening import open_store
 from persistence.records import LogEntry, Snapshot, Tombstone, Trim
-from persistence.store import Store, StoreFull
+from persistence.store import EntryCorrupt, Store, StoreFull
 from persistence.writer import Receipt, Writer
 
 log = logging.getLogger("outlast.event_journal")
@@ -153,7 +153,7 @@ class EventJournal:
 
         Raises:
           InvalidEventId: no id of this session.
-          CursorLost: what comes next is no longer kept.
+          CursorLost: what comes next is no longer kept, or is damaged.
           SessionNotFound: there is no such session, or it has ended.
         """
         change = self._changes.setdefault(session_id, trio.Event())
@@ -239,10 +239,21 @@ class EventJournal:
     def _freeze(self, history: History) -> Callable[[], Snapshot]:
         return lambda: history.snapshot(self._limits.ttl_seconds)
 
+    async def _read(self, session_id: str, place: EventId, limit: int) -> Sequence[LogEntry]:
+        """Give what comes after a place; of a page with a damaged event, what comes before that."""
+        try:
+            return await self._store.read_log(session_id, stream=place.stream, after=place.offset, limit=limit)
+        except EntryCorrupt as damaged:
+            log.error("event is damaged: %s", damaged)
+            whole = damaged.offset - place.offset - 1
+            if not whole:
+                raise CursorLost("what comes next is damaged") from None
+        return await self._store.read_log(session_id, stream=place.stream, after=place.offset, limit=whole)
+
     async def _page(self, session_id: str, cursor: str) -> Page:
         history = await self._found(session_id)
         place, stream = _locate(history, cursor)
-        entries = await self._store.read_log(session_id, stream=place.stream, after=place.offset, limit=PAGE_EVENTS)
+        entries = await self._read(session_id, place, PAGE_EVENTS)
         if [entry.offset for entry in entries] != list(range(place.offset + 1, place.offset + 1 + len(entries))):
             raise CursorLost("what comes next was trimmed while it was read")
         self._touch(history)

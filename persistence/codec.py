@@ -29,7 +29,7 @@ from persistence.records import LogEntry, Snapshot, SnapshotHeader
 from persistence.schema import SCHEMA_VERSION, UPCASTERS, Fields, Upcaster, upcast
 from persistence.sealing import KeyMissing, SealBroken, Sealing
 from persistence.shown import shown_id
-from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
+from persistence.store import EntryCorrupt, SnapshotCorrupt, SnapshotTooNew, StoreUnavailable
 
 __all__ = ["SECRETS", "Codec", "KeyMissing", "SecretsNeedKey", "Unencodable"]
 
@@ -116,7 +116,7 @@ class Codec:
         """Read an entry back: `entry.body` holds the sealed bytes, the result's body what was sealed.
 
         Raises:
-          SnapshotCorrupt: these are not the bytes that were sealed for this place.
+          EntryCorrupt: these are not the bytes that were sealed for this place.
           StoreUnavailable: not for this process to open (newer, or its key is missing). A log that cannot be read for
             now is what readers of a stream have words for; they come back later.
         """
@@ -124,6 +124,8 @@ class Codec:
             _, payload = self._open(_about_entry(entry), entry.body, entry.session_id)
         except SnapshotTooNew as error:
             raise StoreUnavailable(f"log entry {entry.sequence}: {error}") from error
+        except SnapshotCorrupt as error:
+            raise EntryCorrupt(f"log entry {entry.sequence}: {error}", entry.offset) from error
         return LogEntry(entry.session_id, entry.sequence, entry.stream, entry.offset, entry.at_unix_s, bytes(payload))
 
     # ---- secrets and keys ----

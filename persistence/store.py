@@ -83,6 +83,14 @@ class SnapshotCorrupt(StoreError):
     """The session's record cannot be read; its bytes were set aside (quarantined) and will not be served."""
 
 
+class EntryCorrupt(SnapshotCorrupt):
+    """An entry of a session's log cannot be read. It stays where it is: without it a replay would have a gap."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset  # its place in its stream: what is before it, and behind it, can be read
+
+
 class SnapshotTooNew(StoreError):
     """The session's record was written by a newer version; its bytes stay as they are."""
 
@@ -177,7 +185,7 @@ class Store(Protocol):
         """Give entries of one stream with an offset greater than `after`, in order, at most `limit`.
 
         Raises:
-          SnapshotCorrupt: one of them cannot be read.
+          EntryCorrupt: one of them cannot be read: the first such, by its offset.
           StoreUnavailable
         """
         ...

@@ -12,6 +12,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import event_log
@@ -19,6 +20,7 @@ from actors.event_log import TAIL_ENTRIES_MAX, CursorLost, EventLog, LogCounts, 
 from actors.ids import SessionId
 from actors.state import Stream
 from persistence.records import LogEntry
+from persistence.store import EntryCorrupt, SnapshotCorrupt
 
 SESSION = SessionId("session")
 
@@ -33,6 +35,7 @@ class Shelf:
         self.next_sequence = 1
         self.reads = 0
         self.read_seconds = 0.0
+        self.damaged: set[int] = set()  # sequences
         self.counts = LogCounts()
         self.log = EventLog(SESSION, self.read_log, durable_through=0, counts=self.counts)
 
@@ -40,6 +43,9 @@ class Shelf:
         self.reads += 1
         found = [entry for entry in self.kept.values() if entry.stream == stream and entry.offset > after]
         await trio.sleep(self.read_seconds)  # what was read may be old when it arrives
+        for entry in found[:limit]:
+            if entry.sequence in self.damaged:
+                raise EntryCorrupt(f"log entry {entry.sequence}", entry.offset)
         return found[:limit]
 
     def append(self, stream: int = 0, size: int = 2) -> LogEntry:
@@ -222,6 +228,68 @@ async def test_reader_without_a_cursor_does_not_miss_what_comes_while_the_store_
         nursery.start_soon(read)
         await trio.sleep(0.5)
         shelf.release()
+
+
+def damaged_shelf(*sequences: int) -> Shelf:
+    """Five entries in the store, none in memory, some damaged."""
+    shelf = Shelf()
+    for _ in range(5):
+        shelf.append()
+    shelf.release()
+    shelf.restart()
+    shelf.damaged.update(sequences)
+    return shelf
+
+
+async def test_what_comes_before_a_damaged_entry_is_given_and_then_the_reader_is_told() -> None:
+    shelf = damaged_shelf(4)
+    reader = shelf.log.attach(0, 0)
+    assert [await shelf.page(reader) for _ in range(3)] == [[1], [2], [3]]
+
+    for _ in range(2):
+        with capture_logs() as logs, pytest.raises(CursorLost, match="after 3 in this stream is damaged"):
+            await shelf.page(shelf.log.attach(0, 3))
+        assert [(line["event"], line["why"]) for line in logs] == [("event is damaged", "log entry 4")]
+    assert shelf.counts.cursors_lost == 2
+    assert await shelf.page(shelf.log.attach(0, 4)) == [5], "what is behind it is as good as ever"
+
+
+async def test_reader_without_a_cursor_goes_on_behind_damaged_entries() -> None:
+    shelf = damaged_shelf(1, 2, 4)
+    reader = shelf.log.attach(0, 0, from_earliest=True)
+
+    assert await shelf.page(reader) == [3]
+    with pytest.raises(CursorLost):
+        await shelf.page(reader)
+
+
+async def test_reader_without_a_cursor_waits_behind_a_log_that_ends_damaged() -> None:
+    shelf = damaged_shelf(4, 5)
+    reader = shelf.log.attach(0, 3, from_earliest=True)
+    async with trio.open_nursery() as nursery:
+
+        async def next_one() -> None:
+            assert await shelf.page(reader) == [6]
+
+        nursery.start_soon(next_one)
+        await wait_all_tasks_blocked()
+        shelf.append()
+        shelf.release()
+
+
+async def test_control_without_its_place_what_comes_before_a_damaged_entry_is_withheld_for_ever() -> None:
+    shelf = damaged_shelf(4)
+
+    async def read_log(session_id: str, *, stream: int, after: int, limit: int) -> Sequence[LogEntry]:
+        try:
+            return await shelf.read_log(session_id, stream=stream, after=after, limit=limit)
+        except EntryCorrupt as damaged:
+            raise SnapshotCorrupt(str(damaged)) from None
+
+    log = EventLog(SESSION, read_log, durable_through=5)
+    for _ in range(3):
+        with pytest.raises(SnapshotCorrupt):
+            await log.read(0, 0, 5)
 
 
 async def test_reader_that_is_up_to_date_costs_the_store_nothing() -> None:

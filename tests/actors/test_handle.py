@@ -16,6 +16,7 @@ from actors.ids import EventId, InvalidEventId
 from actors.registry import SessionNotFound
 from actors.state import Limits
 from persistence.memory import MemoryStore
+from persistence.store import StoreUnavailable
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import open_session, open_world, problem, send
 
@@ -268,3 +269,20 @@ async def test_values_tell_only_what_is_durable(autojump_clock: MockClock) -> No
 
         assert await session.values() == {"step": 1}
         assert trio.current_time() > began, "it waited for the commit"
+
+
+async def test_events_of_a_store_that_does_not_answer_are_unavailable_and_come_when_it_does(
+    autojump_clock: MockClock,
+) -> None:
+    disk = MemoryStore()
+    async with open_world(disk=disk) as world:
+        session = await open_session(world)
+        await session.emit("first")
+    async with open_world(disk=disk) as world:
+        again = world.runtime.session(session.id)
+        await again.state()
+        world.store.begin_outage(StoreUnavailable("no route"))
+        with pytest.raises(SessionUnavailable, match="the stream cannot be read: no route"):
+            await collect(again, 1)
+        world.store.end_outage()
+        assert names(await collect(again, 1)) == ["first"]

@@ -15,6 +15,7 @@ from tests.e2e.bed import Bed
 from tests.e2e.gateway import Gateway
 from tests.e2e.process import ProcessFailed
 from tests.e2e.raw_client import RawClient
+from tests.e2e.sdk_client import unique_key
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.one_road  # what a store keeps does not depend on how it was asked for
@@ -58,6 +59,39 @@ async def test_damaged_record_is_set_aside_and_said_and_all_others_are_served(be
     with closing(sqlite3.connect(file)) as connection:
         aside = connection.execute("SELECT session_id, raw FROM quarantine").fetchall()
     assert aside == [(damaged.session_id, flipped)]
+
+
+async def test_damaged_event_ends_the_replay_before_it_and_then_says_so(bed: Bed, tmp_path: Path) -> None:
+    file = tmp_path / "outlast.db"
+    gateway, [client, other] = await stored(bed, file, 2)
+    await gateway.start()
+    told = {}
+    for asking in (client, other):
+        call = asking.tool_call("progress", key=unique_key(), count=3)
+        async with asking.post(call) as stream:
+            told[asking.session_id] = await stream.rest()
+    gateway.kill()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        find = "SELECT entry.id, entry.record FROM entry JOIN session USING (rid) WHERE session_id = ? AND offset = 4"
+        [id, record] = connection.execute(find, [client.session_id]).fetchone()
+        flipped = record[:-2] + bytes([record[-2] ^ 1]) + record[-1:]
+        connection.execute("UPDATE entry SET record = ? WHERE id = ?", [flipped, id])
+    await gateway.start()
+
+    frames = told[client.session_id]
+    async with client.get(frames[0].id) as stream:
+        heard = await stream.rest()
+        assert stream.hints, "it is to come back for the rest"
+    assert heard == frames[1:4], "behind the priming event three are whole, and the next is damaged"
+    async with client.get(heard[-1].id) as stream:
+        assert stream.status == 410
+        assert "damaged" in (await stream.json())["error"]["message"]
+    async with client.get(frames[4].id) as stream:
+        assert await stream.rest() == frames[5:], "what is behind it is as good as ever"
+    async with other.get(told[other.session_id][0].id) as stream:
+        assert await stream.rest() == told[other.session_id][1:]
+    assert await client.call("counter") == "2"
+    assert "event is damaged" in gateway.stderr
 
 
 async def test_file_with_a_damaged_page_is_refused_at_the_start_in_one_line(bed: Bed, tmp_path: Path) -> None:

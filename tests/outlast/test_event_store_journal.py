@@ -22,6 +22,7 @@ from persistence.records import LogEntry
 from persistence.store import Store, StoreFull
 from persistence.writer import Writer, WriterBacklogFull
 from tests.persistence.faulty import FaultyStore
+from tests.persistence.places import MemoryPlace
 
 WAIT_SECONDS = 1000.0  # of virtual time
 
@@ -76,6 +77,18 @@ async def test_reader_waits_until_an_event_is_durable(autojump_clock: MockClock)
         await wait_all_tasks_blocked()
         assert trio.current_time() - began >= 5.0
     assert [body for page in pages for _, body in page.events] == [b"later"]
+
+
+async def test_damaged_event_is_told_when_what_came_before_it_was_given(autojump_clock: MockClock) -> None:
+    store = MemoryStore()
+    async with journal_on(store) as journal:
+        ids = [await append(journal, body=b"%d" % number) for number in range(6)]
+        await MemoryPlace().flip_entry(store, "a", 4)
+
+        assert await bodies(journal, ids[0]) == [b"1", b"2"]
+        with pytest.raises(CursorLost, match="damaged"):
+            await bodies(journal, ids[2])
+        assert await bodies(journal, ids[3]) == [b"4", b"5"]
 
 
 async def test_expired_session_is_gone_and_one_in_use_is_not(autojump_clock: MockClock) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from persistence.codec import Codec, Unencodable
 from persistence.partitions import partition_of
 from persistence.records import HISTORY_STREAM, Batch, Fence, SnapshotHeader, Trim
-from persistence.store import FenceLost, SnapshotCorrupt, SnapshotTooNew, Store
+from persistence.store import EntryCorrupt, FenceLost, SnapshotCorrupt, SnapshotTooNew, Store
 from tests.persistence.making import entry, page, snapshot, tombstone
 from tests.persistence.places import Place
 
@@ -281,8 +281,9 @@ async def test_a_damaged_entry_is_refused_and_leaves_no_gap(place: Place, store:
     await store.commit(Batch(fence, (snapshot(),), tuple(entry("s", n) for n in (1, 2, 3))))
     await place.flip_entry(store, "s", 2)
     for _ in range(2):
-        with pytest.raises(SnapshotCorrupt):
+        with pytest.raises(EntryCorrupt) as caught:
             await store.read_log("s", stream=0, after=0, limit=10)
+        assert caught.value.offset == 2
     assert await store.read_log("s", stream=0, after=2, limit=10) == [entry("s", 3)]
     assert await store.load("s") == snapshot()
 

@@ -29,7 +29,7 @@ from actors.ids import STANDALONE_STREAM, EventId, InvalidEventId, Principal, Se
 from actors.registry import Draining, SessionNotFound
 from actors.runtime import Runtime
 from persistence.records import LogEntry
-from persistence.store import SnapshotCorrupt, StoreUnavailable
+from persistence.store import StoreUnavailable
 from transport import mcp, sse
 from transport.clients.sse_front import (
     RESTARTING,
@@ -229,7 +229,7 @@ class _Stream(SseAnswering):
                 return
             except SessionLeft:
                 after = reading.position
-            except (ReaderEnded, CursorLost, StoreUnavailable, SnapshotCorrupt):
+            except (ReaderEnded, CursorLost, StoreUnavailable):
                 return  # taken over, or out of reach: a client that comes back with its cursor is told then
             finally:
                 reading.close()

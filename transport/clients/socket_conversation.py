@@ -36,7 +36,7 @@ from actors.registry import Draining, SessionNotFound, TooManySessions
 from actors.runtime import Runtime
 from actors.state import SessionState
 from persistence.records import LogEntry
-from persistence.store import SnapshotCorrupt, StoreUnavailable
+from persistence.store import StoreUnavailable
 from transport import mcp
 from transport.clients import socket_frames as frames
 from transport.socket_exchange import (
@@ -403,7 +403,7 @@ class Conversation:
             await self._stop(TAKEN_OVER, "another connection reads this session's stream now")
         except CursorLost as lost:
             await self._stop(EVENTS_GONE, str(lost))
-        except (StoreUnavailable, SnapshotCorrupt) as error:
+        except StoreUnavailable as error:
             await self._stop(TRY_AGAIN_LATER, f"the stream cannot be read: {error}")
 
     async def _send_page(self, reading: Reading, page: Sequence[LogEntry]) -> None:

@@ -23,7 +23,7 @@ from actors.jsonrpc import RequestId
 from actors.registry import Draining, SessionNotFound, TooManySessions
 from actors.runtime import Runtime
 from persistence.records import LogEntry
-from persistence.store import SnapshotCorrupt, StoreUnavailable
+from persistence.store import StoreUnavailable
 from transport import mcp, sse
 from transport.exchange import Exchange, Headers
 from transport.handler import JSON_HEADERS
@@ -316,7 +316,7 @@ class _Answering:
             try:
                 with trio.move_on_at(min(silent_until, self._deadline)):
                     page = tuple(await reading.next_page())
-            except (ReaderEnded, CursorLost, StoreUnavailable, SnapshotCorrupt):
+            except (ReaderEnded, CursorLost, StoreUnavailable):
                 break
             if page:
                 frames = [sse.encode_message(entry.body, reading.event_id(entry.offset)) for entry in page]
