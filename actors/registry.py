@@ -123,7 +123,16 @@ class Registry:
             self._index.pop(state.session_id)
         elif state.opened:
             self._opened(state.session_id)
+            if state.failure:
+                self._tell_failure(state)
             self._index.put(to_header(state))
+
+    def _tell_failure(self, state: SessionState) -> None:
+        """Log that a session cannot go on: once, as what was known of it until now did not say so."""
+        known = self._index.get(state.session_id)
+        if known is None or not known.failure:
+            said = {"session": state.session_id[:6], "server": state.server_id, "reason": state.failure}
+            log.warning("session is uninitialized", **said, why=state.failure_detail)
 
     def _opened(self, session_id: SessionId) -> None:
         """Count a session among those being opened no more: it is in the index now, or will never be."""

@@ -245,6 +245,21 @@ async def test_damaged_record_costs_its_session_alone_and_the_log_says_why(autoj
     assert damaged.id not in str(logs)
 
 
+async def test_log_says_once_that_a_session_cannot_go_on_and_why(autojump_clock: MockClock) -> None:
+    disk, upstream = MemoryStore(), FakeUpstream()
+    async with open_world(upstream, disk) as world:
+        session = await open_session(world)
+    upstream.rejects = ("upstream_rejected", "not any more")
+    with capture_logs() as logs:
+        for _ in range(2):
+            async with open_world(upstream, disk, restore=True) as world:
+                await trio.sleep(1.0)
+                assert world.runtime.registry.statistics().uninitialized == 1
+    [line] = [line for line in logs if line["event"] == "session is uninitialized"]
+    assert (line["session"], line["server"]) == (session.id[:6], "linear")
+    assert (line["reason"], line["why"]) == ("upstream_rejected", "not any more")
+
+
 async def test_record_of_a_newer_version_is_left_alone(autojump_clock: MockClock) -> None:
     disk = MemoryStore()
     async with open_world(disk=disk) as world:
