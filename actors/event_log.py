@@ -214,13 +214,13 @@ class EventLog:
         """
         if last_offset <= after:
             return ()  # nothing can be there: a reader that is up to date costs the store nothing
-        entries = self._from_tail(stream_id, after)
+        entries = self.in_memory(stream_id, after)
         if entries is None:
             kept = await self._read_kept(stream_id, after, limit, gap_allowed=gap_allowed)
             entries = [entry for entry in kept if entry.sequence <= self._released]
             if entries and entries[0].offset != after + 1 and not gap_allowed:
                 raise self._cursor_lost(after)
-            if not entries and self._from_tail(stream_id, after) is None and last_offset > after and not gap_allowed:
+            if not entries and self.in_memory(stream_id, after) is None and last_offset > after and not gap_allowed:
                 raise self._cursor_lost(after)
         return entries
 
@@ -247,8 +247,8 @@ class EventLog:
         self._counts.cursors_lost += 1
         return CursorLost(f"events after {after} of this stream are no longer kept")
 
-    def _from_tail(self, stream_id: int, after: int) -> list[LogEntry] | None:
-        """Give what the tail has after this offset; None if it does not reach back that far."""
+    def in_memory(self, stream_id: int, after: int) -> list[LogEntry] | None:
+        """Give the released entries that the tail has after this offset; None if it does not reach back that far."""
         tail = self._tails.get(stream_id)
         if not tail or tail[0].offset > after + 1:
             return None
@@ -299,7 +299,7 @@ class StreamReader:
         while True:
             changes = self._log.changes
             if self.left:
-                raise SessionLeft("the session left memory")
+                return self._take_leave()
             if self.ended:
                 raise ReaderEnded("the stream was taken over by a newer connection")
             now = stream()
@@ -315,6 +315,15 @@ class StreamReader:
             if self._log.changes != changes or stream() is not now:
                 continue  # something happened while the store was read
             await self._log.wait_changed()
+
+    def _take_leave(self) -> Sequence[LogEntry]:
+        """Give what was durable in memory when the session left it. A stop waits until calls have their answers, and
+        then has sessions leave: a reader that had no turn in between would end with the answer in its hand."""
+        entries = self._log.in_memory(self.stream_id, self.after)
+        if not entries:
+            raise SessionLeft("the session left memory")
+        self.after = entries[-1].offset
+        return entries
 
     def end(self) -> None:
         """Have `next_page` raise `ReaderEnded`."""

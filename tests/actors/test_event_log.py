@@ -152,6 +152,21 @@ async def test_session_that_leaves_memory_ends_its_readers() -> None:
         await shelf.page(reader)
 
 
+async def test_what_was_durable_when_the_session_left_memory_is_still_given() -> None:
+    """An answer that came in a stop's last moment, before its reader ran: the stop had waited for it alone."""
+    shelf = Shelf()
+    reader = shelf.log.attach(0, 0)
+    shelf.append()
+    shelf.append()
+    shelf.release()
+    shelf.append()  # this one is not durable: it may never be
+    shelf.log.end_readers()
+
+    assert await shelf.page(reader) == [1, 2]
+    with pytest.raises(SessionLeft):
+        await shelf.page(reader)
+
+
 async def test_cursor_that_fell_off_is_told() -> None:
     shelf = Shelf()
     for _ in range(10):
