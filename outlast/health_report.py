@@ -21,7 +21,8 @@ SESSIONS_SHARE_MAX = 0.9
 
 REFUSES_CREDENTIALS = "the server refuses the gateway's credentials"
 CREDENTIALS_ADVICE = (
-    "set its server_headers right and start again, or have the server let them in; its sessions are kept meanwhile"
+    "set its server_headers or server_oauth right and start again, or have the server let them in; its sessions are"
+    " kept meanwhile"
 )
 
 # By reason: what to do about sessions that are uninitialized.

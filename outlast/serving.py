@@ -146,6 +146,7 @@ def _upstreams(settings: Settings, pool: HttpPool) -> Upstreams:
         pool,
         settings.server_headers,
         settings.server_environment,
+        oauth=settings.server_oauth,
         websocket_ping_seconds=settings.websocket_ping_seconds,
     )
 
@@ -160,6 +161,7 @@ async def _stateless(
         headers=settings.server_headers,
         environment=settings.server_environment,
         breakers=connect.breakers,
+        carriers=connect.carriers,
         idle_seconds=settings.stdio_idle_seconds,
     )
 

@@ -18,13 +18,14 @@ from transport import modern
 from transport.modern import ModernRequest
 from transport.sse import EventTooLarge, Parser
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.era import Era, EraKnowledge, EraLimits, EraUnknown, Verdict, judge
 from transport.upstreams.handshake import is_power_of_two, own_id
 from transport.upstreams.http_answers import answer_to, describe, error_answer, failure_of
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_limits import HttpLimits
-from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.http_pool import RequestFailed
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import POST_HEADERS, HttpTarget, check_headers, default_user_agent, write_head
 from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall, answer_within
@@ -40,7 +41,7 @@ class StatelessHttp:
 
     def __init__(
         self,
-        pool: HttpPool,
+        pool: Carrier,
         target: HttpTarget,
         headers: Mapping[str, str] | None = None,
         *,
@@ -59,7 +60,7 @@ class StatelessHttp:
         self.breaker = breaker or Breaker()
         self._pool = pool
         self._target = target
-        self.concealment = target.shown(headers or {}).concealment
+        self.concealment = target.shown(headers or {}, pool.tokens_shown).concealment
         self._limits = limits
         every = dict(headers or {})
         if not any(name.lower() == "user-agent" for name in every):
@@ -74,7 +75,7 @@ class StatelessHttp:
         call = StatelessCall()
         job = _CallJob(self, call, request, self._write(request), self._limits)
         call.bind(job.let_go, job.go_on)
-        self._pool.submit(self._target.origin, job)
+        self._pool.for_request().submit(self._target.origin, job)
         return call
 
     def note_strange(self, what: str) -> None:
@@ -89,6 +90,10 @@ class StatelessHttp:
         return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, mirrored.encode("ascii"), len(body), body)
 
     async def _ask_era(self) -> Verdict:
+        try:
+            await self._pool.for_request().prepare()
+        except RequestFailed as failed:  # which says nothing of the server
+            raise EraUnknown(failed.detail) from None
         request = modern.discover(own_id("discover"), _CLIENT)
         end = await answer_within(await self.send(request), self._limits.probe_seconds_max)
         if end is None:
