@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
@@ -28,6 +29,7 @@ class Issuer:
         self.says_seconds = 600.0  # that they last
         self.lasts_seconds = 600.0  # that they do
         self.refusal = ""  # a code in place of a token
+        self.make_token: Callable[[int], str] | None = None  # from its number: one that is no JWT
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -59,7 +61,7 @@ class Issuer:
         scope = form.get("scope", "")
         audience = UPSTREAM if client == GATEWAY_CLIENT else AUDIENCE
         claims = {"client_id": client, "scope": scope, "aud": audience, "lasts_seconds": self.lasts_seconds}
-        self.issued.append(self.token(client, **claims))
+        self.issued.append(self.make_token(len(self.issued)) if self.make_token else self.token(client, **claims))
         answer = {"access_token": self.issued[-1], "token_type": "Bearer", "expires_in": self.says_seconds}
         return {**answer, "scope": scope}
 

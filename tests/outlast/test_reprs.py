@@ -43,6 +43,9 @@ def settings() -> outlast.Settings:
             "local": StdioTarget(("server", "--token", "sekret")),
         },
         server_headers={"web": {"Authorization": "Bearer sekretsekretsekret"}},
+        server_oauth={  # type: ignore[arg-type]  # read by its kind
+            "local": {"grant": "client_credentials", "client_id": "outlast", "client_secret": "sekretsekretsekret-3"}
+        },
         client_tokens={"ada": "sekretsekretsekret-1"},
         operators_token="sekretsekretsekret-2",
     )

@@ -148,7 +148,7 @@ def test_a_secret_is_shown_nowhere_and_taken_out_of_logs() -> None:
 
 def test_a_token_that_would_go_in_clear_is_warned_of(tmp_path: Path) -> None:
     clear = Settings(
-        servers={"wiki": "http://wiki.example/mcp"},  # type: ignore[arg-type, dict-item]  # read by its kind
+        servers={"wiki": "http://wiki.example/mcp"},  # type: ignore[dict-item]  # read by its kind
         server_oauth={"wiki": {**GIVEN, "issuer": "https://login.example"}},  # type: ignore[dict-item]
     )
     assert advice(clear, None, {}, affordable=lambda most: most) == [
