@@ -141,6 +141,9 @@ def _restore(facts: HealthFacts) -> Iterator[Finding]:
     if restore.waiting:
         said = f"{restore.total - restore.waiting} of {restore.total} sessions are back, {restore.waiting} to come"
         yield Finding("restore", State.HEALTHY, said)
+    if restore.on_use:
+        said = f"{restore.on_use} sessions were left to their first use: their servers want a token of each owner"
+        yield Finding("restore on use", State.HEALTHY, said)
 
 
 def _servers(facts: HealthFacts) -> Iterator[Finding]:

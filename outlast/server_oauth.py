@@ -21,12 +21,14 @@ from outlast.targets import StdioTarget, Target
 
 if TYPE_CHECKING:
     from outlast.settings import Settings
+    from transport.subjects import LiveSubjects
     from transport.upstreams.access_tokens import Authorization
     from transport.upstreams.breaker import Breaker
     from transport.upstreams.http_pool import HttpPool
 
 CLIENT_CREDENTIALS = "client_credentials"
-GRANTS = (CLIENT_CREDENTIALS,)
+TOKEN_EXCHANGE = "token_exchange"
+GRANTS = (CLIENT_CREDENTIALS, TOKEN_EXCHANGE)
 _AUTHENTICATIONS = ("client_secret_basic", "client_secret_post")
 SECRET_BYTES_MAX = 16 * 1024
 
@@ -42,6 +44,7 @@ class ServerOAuth:
     issuer: str = ""  # "": found in the server's metadata (RFC 9728)
     scope: str = ""
     resource: str | None = None  # RFC 8707; None: the server's URL, "": not sent
+    audience: str = ""  # RFC 8693; "": not sent
     client_authentication: str = ""  # "": as the issuer's metadata says
 
 
@@ -82,7 +85,9 @@ def _read_one(table: Mapping[str, str]) -> ServerOAuth:
         except Refused as refused:
             problems += [f"{key} = {URL.show(table[key])}: {problem}" for problem in refused.problems]
     problems += [
-        f"{key}: it must be visible ASCII" for key in ("client_id", "scope", "resource") if not _is_plain(table, key)
+        f"{key}: it must be visible ASCII"
+        for key in ("client_id", "scope", "resource", "audience")
+        if not _is_plain(table, key)
     ]
     if table.get("token_endpoint") and table.get("issuer"):
         problems.append("token_endpoint and issuer: name one of them; the issuer's metadata names its endpoint")
@@ -143,7 +148,11 @@ SERVER_OAUTH: Kind[Mapping[str, ServerOAuth]] = Kind(_read_server_oauth, shown_n
 def oauth_troubles(settings: Settings) -> list[str]:
     """Say what was set for a server that would not reach it, or contradicts something else; one line each."""
     troubles = []
-    for name in settings.server_oauth:
+    for name, oauth in settings.server_oauth.items():
+        if oauth.grant == TOKEN_EXCHANGE and not settings.oauth_issuer:
+            troubles.append(
+                f"server_oauth: server {name!r}: token_exchange needs oauth_issuer, whose tokens clients bring"
+            )
         target = settings.servers.get(name)
         if target is None:
             troubles.append(f"server_oauth: there is no server {name!r}")
@@ -154,10 +163,33 @@ def oauth_troubles(settings: Settings) -> list[str]:
     return troubles
 
 
-def authorization_of(name: str, oauth: ServerOAuth, target: Target, pool: HttpPool, breaker: Breaker) -> Authorization:
+def exchanging_servers(settings: Settings) -> frozenset[str]:
+    """Name the servers whose tokens are got in exchange for clients' own."""
+    return frozenset(name for name, oauth in settings.server_oauth.items() if oauth.grant == TOKEN_EXCHANGE)
+
+
+def subjects_of(settings: Settings) -> LiveSubjects | None:
+    """Make what knows the tokens that clients present now; None: none of them is exchanged."""
+    servers = exchanging_servers(settings)
+    if not servers:
+        return None
+    from transport.subjects import LiveSubjects
+
+    return LiveSubjects(settings.oauth_issuer, servers)
+
+
+def authorization_of(
+    name: str,
+    oauth: ServerOAuth,
+    target: Target,
+    pool: HttpPool,
+    breaker: Breaker,
+    subjects: LiveSubjects | None,
+) -> Authorization:
     """Make what gets the tokens for one server.
 
     Args:
+      subjects: who has presented which token; needed where these are exchanged.
       breaker: is told why there is none.
     """
     from transport.upstreams.client_credentials import ClientCredentials
@@ -175,6 +207,7 @@ def authorization_of(name: str, oauth: ServerOAuth, target: Target, pool: HttpPo
         authentication=oauth.client_authentication,
         scope=oauth.scope,
         resource=oauth.resource,
+        audience=oauth.audience,
     )
     requests = TokenRequests(name, client, PooledSideRequests(pool))
 
@@ -184,6 +217,11 @@ def authorization_of(name: str, oauth: ServerOAuth, target: Target, pool: HttpPo
         else:
             breaker.credentials_accepted()
 
+    if oauth.grant == TOKEN_EXCHANGE:
+        from transport.upstreams.token_exchange import TokenExchange
+
+        assert subjects is not None
+        return TokenExchange(requests, pool.start_soon, subjects, server=name, told=tell)
     return ClientCredentials(requests, pool.start_soon, server=name, told=tell)
 
 

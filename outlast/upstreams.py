@@ -15,6 +15,7 @@ from actors.state import SessionState
 from actors.upstream_ending import EndsSessions
 from outlast import targets
 from outlast.server_oauth import ServerOAuth, authorization_of
+from transport.subjects import LiveSubjects
 from transport.upstreams.access_tokens import Authorization
 from transport.upstreams.authorized_pool import AuthorizedPool
 from transport.upstreams.breaker import Breaker, BreakerState
@@ -71,6 +72,7 @@ class Upstreams:
         environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         *,
         oauth: Mapping[str, ServerOAuth] = MappingProxyType({}),
+        subjects: LiveSubjects | None = None,
         websocket_ping_seconds: float = 25.0,
     ) -> None:
         """
@@ -80,12 +82,13 @@ class Upstreams:
           headers: sent to a server with every request, by the server's name: our credentials, never a client's.
           environment: variables for the process of a server, by the server's name.
           oauth: how tokens for a server are got, by the server's name.
+          subjects: who has presented which token; needed where these are exchanged.
           websocket_ping_seconds: between pings, to servers over WebSocket.
         """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
         authorizations = {
-            name: authorization_of(name, oauth[name], target, pool, self.breakers[name])
+            name: authorization_of(name, oauth[name], target, pool, self.breakers[name], subjects)
             for name, target in servers.items()
             if name in oauth
         }

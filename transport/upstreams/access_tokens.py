@@ -69,6 +69,10 @@ class TokenSource(Protocol):
         """Take note that the upstream refuses a token. Returns whether another may be had for it."""
         ...
 
+    def shown(self) -> Iterable[str]:
+        """Give the tokens that the upstream may have been shown lately."""
+        ...
+
 
 class Authorization(Protocol):
     """How the gateway gets tokens for one upstream."""
@@ -79,10 +83,6 @@ class Authorization(Protocol):
 
     def of_request(self) -> TokenSource:
         """Give what a request without a session carries, from the task that serves it."""
-        ...
-
-    def shown(self) -> Iterable[str]:
-        """Give the tokens that the upstream may have been shown lately."""
         ...
 
 
@@ -97,6 +97,7 @@ class HeldToken:
         "_failure",
         "_failures",
         "_flight",
+        "_former",
         "_issued_at",
         "_not_before",
         "_renew_at",
@@ -130,7 +131,7 @@ class HeldToken:
         self._backoff = backoff
         self._draw_chance = draw_chance
         self._until_seconds = until_seconds
-        self._value = ""
+        self._value = self._former = ""
         self._issued_at = self._renew_at = self._expires_at = float("-inf")  # trio's clock, as the next
         self._not_before = float("-inf")
         self._failure: TokenRefused | TokenUnavailable | None = None  # of the last time
@@ -145,12 +146,35 @@ class HeldToken:
         """Whether there is a token that has not run out."""
         return trio.current_time() < self._expires_at
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to have another in its place."""
+        return trio.current_time() >= self._renew_at
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what it is asked with has run out, so that there will be no other."""
+        return trio.current_time() >= self._until_seconds
+
+    @property
+    def value(self) -> str:
+        """The token, if it is good; nothing is begun about another."""
+        return self._value if self.is_good else ""
+
+    def ask_soon(self) -> None:
+        """Ask for a token behind what goes on, unless that was in vain a moment ago."""
+        if trio.current_time() >= self._not_before:
+            self._ask_once()
+
+    def shown(self) -> Iterable[str]:
+        return [text for text in (self._value, self._former) if text]
+
     def current(self) -> str:
         now = trio.current_time()
         if now >= self._expires_at:
             return ""
-        if now >= self._renew_at and now >= self._not_before:
-            self._ask_once()
+        if now >= self._renew_at:
+            self.ask_soon()
         return self._value
 
     async def obtain(self) -> str:
@@ -174,7 +198,7 @@ class HeldToken:
         return True
 
     def _forget(self) -> None:
-        self._value = ""
+        self._former, self._value = self._value, ""
         self._expires_at = float("-inf")
 
     def _last_failure(self) -> TokenRefused | TokenUnavailable:
@@ -215,6 +239,7 @@ class HeldToken:
 
     def _take(self, token: AccessToken) -> None:
         now = trio.current_time()
+        self._former = self._value or self._former
         self._value, self._issued_at = token.value, now
         self._expires_at = min(now + token.lasts_seconds, self._until_seconds)
         lasts_seconds = self._expires_at - now

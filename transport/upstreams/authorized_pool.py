@@ -57,7 +57,7 @@ class AuthorizedPool:
         return self if source is self._source else AuthorizedPool(self._pool, self._authorization, source)
 
     def tokens_shown(self) -> Iterable[str]:
-        return self._authorization.shown()
+        return self._source.shown()
 
     def submit(self, origin: Origin, job: Job) -> None:
         token = "" if self._waiting else self._source.current()

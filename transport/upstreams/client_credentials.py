@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import structlog
 
@@ -19,8 +18,6 @@ from transport.upstreams.access_tokens import (
 )
 from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.token_requests import TokenRequests
-
-_SHOWN_MAX = 4  # tokens that requests still on their way may carry
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +42,6 @@ class ClientCredentials:
         self._held = HeldToken(ask, start_soon, tell=self._note)
         self._server = server
         self._told = told
-        self._shown: deque[str] = deque(maxlen=_SHOWN_MAX)
         self._failures = 0  # in a row
 
     def __repr__(self) -> str:
@@ -57,12 +53,8 @@ class ClientCredentials:
     def of_request(self) -> TokenSource:
         return self._held
 
-    def shown(self) -> Iterable[str]:
-        return tuple(self._shown)
-
     def _note(self, outcome: AccessToken | TokenRefused | TokenUnavailable) -> None:
         if isinstance(outcome, AccessToken):
-            self._shown.append(outcome.value)
             self._failures = 0
             self._told("")
             return

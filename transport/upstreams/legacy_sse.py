@@ -81,7 +81,8 @@ class LegacySseConnector:
     def link(self, inbox: Inbox, principal: Principal) -> LegacySseLink:
         """Make a link that has yet to be opened, and is closed by whoever opens it."""
         headers, pool = every_header(self.headers), self.pool.on_behalf_of(principal)
-        return LegacySseLink(pool, self.url, self._target, headers, inbox, self.limits, self.credentials)
+        target = self._target if pool is self.pool else self._target.shown(self.headers, pool.tokens_shown)
+        return LegacySseLink(pool, self.url, target, headers, inbox, self.limits, self.credentials)
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> LegacySseLink:
         """Open a stream, and re-initialize it if the session has a handshake. See `actors.link.Connect`.

@@ -89,7 +89,7 @@ class StreamableHttpConnector:
     ) -> StreamableHttpLink:
         return StreamableHttpLink(
             pool,
-            self._shown,
+            self._shown_over(pool),
             self._every_header,
             inbox,
             self.limits,
@@ -98,6 +98,10 @@ class StreamableHttpConnector:
             protocol_version=_version_of(handshake) if handshake is not None else "",
             standalone_cursor=standalone_cursor,
         )
+
+    def _shown_over(self, pool: Carrier) -> HttpTarget:
+        """Give the target, which knows what it is shown by what carries the requests."""
+        return self._shown if pool is self.pool else self.target.shown(self.headers, pool.tokens_shown)
 
     async def _still_known(self, link: StreamableHttpLink, pool: Carrier) -> bool:
         """Ask whether the upstream knows the session, by a ping: every server answers it, and it changes nothing."""
@@ -108,15 +112,16 @@ class StreamableHttpConnector:
             if error.failure is not Failure.NOT_SENT:  # of which the pool tells; to be silent is to be away, too
                 self.breaker.failed(error.detail)
             raise ConnectFailed(error.detail) from None
-        note_life(self.breaker, head, body, self._shown.concealment)
+        concealment = self._shown_over(pool).concealment
+        note_life(self.breaker, head, body, concealment)
         if 200 <= head.status < 300:
             return True
         if head.status in REFUSALS:
-            raise self.credentials.refused(describe(head, body, self._shown.concealment))
+            raise self.credentials.refused(describe(head, body, concealment))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
-            raise ConnectFailed(describe(head, body, self._shown.concealment))
+            raise ConnectFailed(describe(head, body, concealment))
         return _is_message(
             body
         )  # an error in answer to the ping is an answer; with anything else, the handshake decides
@@ -157,17 +162,18 @@ class StreamableHttpConnector:
         if version:
             own.append(("MCP-Protocol-Version", version))
         request = write_head("DELETE", self.target, (*self._every_header, *own)) + b"\r\n"
+        pool = self.pool.on_behalf_of(session.principal)
+        concealment = self._shown_over(pool).concealment
         try:
-            pool = self.pool.on_behalf_of(session.principal)
             head, body = await pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
         except RequestFailed as error:
             raise ConnectFailed(error.detail) from None
-        note_life(self.breaker, head, body, self._shown.concealment)
+        note_life(self.breaker, head, body, concealment)
         if 200 <= head.status < 300 or session_is_lost(head.status, body):
             return True
         if head.status in REFUSALS:
-            raise self.credentials.refused(describe(head, body, self._shown.concealment))
-        raise ConnectFailed(describe(head, body, self._shown.concealment))
+            raise self.credentials.refused(describe(head, body, concealment))
+        raise ConnectFailed(describe(head, body, concealment))
 
     def _resume_calls(self, session: SessionState, link: StreamableHttpLink, inbox: Inbox) -> None:
         lost = []

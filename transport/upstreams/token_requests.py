@@ -27,6 +27,7 @@ LASTS_SECONDS_MAX = 24 * 3600.0  # clocks and servers err; asking once a day cos
 _DESCRIPTION_CHARACTERS_MAX = 200
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TYPES = tuple(f"urn:ietf:params:oauth:token-type:{name}" for name in ("access_token", "jwt"))
 _MAY_PASS = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 # What somebody is to look at, by the code of a refusal (RFC 6749, 5.2; RFC 8707, 2; RFC 8693, 2.2.2).
@@ -74,7 +75,7 @@ class TokenRequests:
         """
         endpoint = await self._find()
         form = {**grant, **(secrets or {})}
-        named = {"scope": self._client.scope, "resource": endpoint.resource}
+        named = {"scope": self._client.scope, "resource": endpoint.resource, "audience": self._client.audience}
         form |= {name: value for name, value in named.items() if value}
         headers = self._authenticate(endpoint, form)
         try:
@@ -113,6 +114,8 @@ class TokenRequests:
             raise TokenRefused(self._say("gave no token that can be sent"))
         if not isinstance(kind, str) or kind.lower() != "bearer":
             raise TokenRefused(self._say("gave a token that is no bearer token"))
+        if answer.get("issued_token_type", _TYPES[0]) not in _TYPES:  # RFC 8693, 2.2.1; not every server says it
+            raise TokenRefused(self._say("gave a token of a type that is no access token"))
         return AccessToken(token, _seconds(answer.get("expires_in")))
 
     def _refusal(self, reply: Reply, concealment: Concealment) -> TokenRefused | TokenUnavailable:

@@ -188,9 +188,8 @@ class WebSocketLink:
         self.established = Established()
         self.resumable = False
         self._connector = connector
-        authorization = connector.authorization
-        shown = tuple if authorization is None else authorization.shown
-        self._target = parse_url(connector.url).shown(connector.headers, shown)
+        headers = {**connector.headers, "Authorization": token} if token else connector.headers
+        self._target = parse_url(connector.url).shown(headers)
         self._limits = connector.limits
         self._inbox = inbox
         self._log = _log.bind(upstream=str(self._target.origin))
