@@ -13,10 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
+import jwt
+
 from tests.transport.tokens import AuthorizationServer
 
 AUDIENCE = "https://outlast.test"  # the gateway's name in tokens, wherever it listens
 UPSTREAM = "https://upstream.test"  # the name of a server behind it
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 GATEWAY_CLIENT = "gateway"  # the client that gets tokens for that one
 
 
@@ -29,6 +32,7 @@ class Issuer:
         self.says_seconds = 600.0  # that they last
         self.lasts_seconds = 600.0  # that they do
         self.refusal = ""  # a code in place of a token
+        self.strangers: set[str] = set()  # whose tokens are not exchanged
         self.make_token: Callable[[int], str] | None = None  # from its number: one that is no JWT
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -58,10 +62,15 @@ class Issuer:
     def _token(self, form: dict[str, str], client: str) -> dict[str, Any]:
         if self.refusal:
             return {"error": self.refusal, "error_description": f"not for {form}"}
-        scope = form.get("scope", "")
+        subject, scope = client, form.get("scope", "")
+        if form["grant_type"] == EXCHANGE:
+            claims = jwt.decode(form["subject_token"], options={"verify_signature": False})
+            if claims["aud"] != AUDIENCE or claims["sub"] in self.strangers:
+                return {"error": "invalid_grant"}
+            subject = claims["sub"]
         audience = UPSTREAM if client == GATEWAY_CLIENT else AUDIENCE
         claims = {"client_id": client, "scope": scope, "aud": audience, "lasts_seconds": self.lasts_seconds}
-        self.issued.append(self.make_token(len(self.issued)) if self.make_token else self.token(client, **claims))
+        self.issued.append(self.make_token(len(self.issued)) if self.make_token else self.token(subject, **claims))
         answer = {"access_token": self.issued[-1], "token_type": "Bearer", "expires_in": self.says_seconds}
         return {**answer, "scope": scope}
 
