@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from outlast.advice import advice
 from outlast.log_secrets import scrubber, secrets_of
-from outlast.server_oauth import ServerOAuth, oauth_troubles
+from outlast.server_oauth import ServerOAuth, oauth_troubles, subjects_of
 from outlast.settings import Settings
 from outlast.sources import SettingsInvalid, load_settings
 
@@ -74,7 +75,7 @@ def test_no_flag_takes_it() -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"grant": "password"}, "grant: it must be client_credentials"),
+        ({"grant": "password"}, "grant: it must be client_credentials or token_exchange"),
         ({"client_id": ""}, "client_id: it is needed"),
         ({"client_secret": ""}, "client_secret or client_secret_file: exactly one of them is needed"),
         ({"client_secret_file": "/nowhere"}, "client_secret or client_secret_file: exactly one of them is needed"),
@@ -135,6 +136,20 @@ def test_what_would_not_reach_its_server_is_refused() -> None:
         server_headers={"wiki": {"authorization": "Bearer x", "X-Tenant": "a"}},
     )
     assert oauth_troubles(both) == ["server_oauth: server 'wiki' has an Authorization in server_headers: leave one out"]
+
+
+def test_tokens_are_exchanged_only_where_clients_bring_some() -> None:
+    exchange = {**GIVEN, "grant": "token_exchange", "audience": "wiki"}
+    given = settings(wiki=exchange)
+    assert oauth_troubles(given) == [
+        "server_oauth: server 'wiki': token_exchange needs oauth_issuer, whose tokens clients bring"
+    ]
+    assert subjects_of(settings(wiki=GIVEN)) is None
+    trusting = attrs.evolve(given, oauth_issuer="https://login.example", public_url="https://mcp.example")
+    assert oauth_troubles(trusting) == []
+    subjects = subjects_of(trusting)
+    assert subjects is not None
+    assert (subjects.issuer, subjects.servers) == ("https://login.example", frozenset({"wiki"}))
 
 
 def test_a_secret_is_shown_nowhere_and_taken_out_of_logs() -> None:

@@ -14,11 +14,22 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.ids import ANONYMOUS, Principal
+from tests.transport.modern_messages import call, parsed
+from tests.transport.upstreams.bed import CALL, TICKET, new_session
+from tests.transport.upstreams.collecting import collected
+from tests.transport.upstreams.recording_inbox import RecordingInbox, Refused
+from tests.transport.upstreams.scripted_upstream import Caller, ScriptedUpstream, SeenRequest
 from tests.transport.upstreams.token_server import TokenServer, client
 from transport.exchange import RequestHead
 from transport.subjects import LiveSubjects, Subject
 from transport.upstreams.access_tokens import TokenRefused, TokenSource, TokenUnavailable
+from transport.upstreams.authorized_pool import AuthorizedPool
+from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.http_target import HttpTarget
 from transport.upstreams.side_requests import Reply
+from transport.upstreams.stateless import NoAnswer
+from transport.upstreams.stateless_http import StatelessHttp
+from transport.upstreams.streamable_http import StreamableHttpConnector
 from transport.upstreams.token_exchange import EXCHANGES_MAX, TokenExchange
 from transport.upstreams.token_requests import TokenRequests
 
@@ -177,6 +188,35 @@ async def test_a_task_that_a_request_has_left_behind_is_nobody_s(autojump_clock:
             assert it.subjects.of_request() is not None
         assert it.subjects.of_request() is None
     assert seen == [None, None]
+
+
+async def test_what_a_server_repeats_of_it_is_hidden_from_everybody(mock_clock: MockClock) -> None:
+    """With sessions and without: an error page that quotes the request, sent to the one whose token it is."""
+
+    async def repeat(request: SeenRequest, caller: Caller) -> None:
+        await caller.answer(403, request.raw_head, {"Content-Type": "text/plain"})
+
+    async with bed() as it, trio.open_nursery() as nursery:
+        upstream, pool = ScriptedUpstream(repeat), HttpPool()
+        await nursery.start(upstream.run)
+        await nursery.start(pool.run)
+        carrier, target = AuthorizedPool(pool, it.exchange), HttpTarget.parse(upstream.url)
+        inbox = RecordingInbox(nursery, patience_seconds=600)
+        await it.presents(ANN, "token-of-ann")
+        link = await StreamableHttpConnector(carrier, target)(new_session(principal=ANN), inbox)
+        link.send(CALL, TICKET)
+        entry = await inbox.wait()
+        assert isinstance(entry, Refused)
+        said = [entry.detail]
+        with it.subjects.present(ANN, head("token-of-ann"), 1000.0):
+            _, end = await collected(await StatelessHttp(carrier, target).send(parsed(call())))
+        assert isinstance(end, NoAnswer)
+        said.append(end.detail)
+        sent = [request.headers["authorization"] for request in upstream.requests]
+        nursery.cancel_scope.cancel()
+    assert sent == [f"Bearer {for_('token-of-ann')}"] * 2
+    for text in said:
+        assert "Authorization: Bearer <hidden>" in text
 
 
 # ---- how long ----
