@@ -55,8 +55,9 @@ class ClientCredentials:
 
     def _note(self, outcome: AccessToken | TokenRefused | TokenUnavailable) -> None:
         if isinstance(outcome, AccessToken):
+            if self._failures:
+                self._told("")
             self._failures = 0
-            self._told("")
             return
         self._failures += 1
         if is_power_of_two(self._failures):
