@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import attrs
 
-from outlast.access import URL, server_table, shown_names
+from outlast.access import URL, is_loopback, server_table, shown_names
 from outlast.kinds import Kind, Refused
 from outlast.targets import StdioTarget, Target
 
@@ -158,6 +159,11 @@ def oauth_troubles(settings: Settings) -> list[str]:
             troubles.append(f"server_oauth: there is no server {name!r}")
         elif isinstance(target, StdioTarget):
             troubles.append(f"server_oauth: server {name!r} is a program: set server_environment")
+        elif not (oauth.issuer or oauth.token_endpoint or _is_believed(target.url)):
+            troubles.append(
+                f"server_oauth: server {name!r} is reached in clear, so where its tokens come from"
+                " cannot be believed: name issuer or token_endpoint"
+            )
         if any(header.lower() == "authorization" for header in settings.server_headers.get(name, {})):
             troubles.append(f"server_oauth: server {name!r} has an Authorization in server_headers: leave one out")
     return troubles
@@ -223,6 +229,11 @@ def authorization_of(
         assert subjects is not None
         return TokenExchange(requests, pool.start_soon, subjects, server=name, told=tell)
     return ClientCredentials(requests, pool.start_soon, server=name, told=tell)
+
+
+def _is_believed(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("https", "wss") or is_loopback(parts.hostname or "")
 
 
 def _http_url(url: str) -> str:

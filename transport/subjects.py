@@ -102,9 +102,12 @@ class LiveSubjects:
     def newest(self, principal: Principal) -> Subject | None:
         """Give the token that a principal has presented last; None: it has run out, or there was none."""
         subject = self._newest.get(principal)
-        if subject is not None and not subject.is_live:
+        if subject is None:
+            return None
+        if not subject.is_live:
             del self._newest[principal]
             return None
+        self._newest.move_to_end(principal)  # a socket is at the door once, and used for long
         return subject
 
     def of_request(self) -> Subject | None:

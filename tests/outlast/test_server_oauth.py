@@ -138,6 +138,20 @@ def test_what_would_not_reach_its_server_is_refused() -> None:
     assert oauth_troubles(both) == ["server_oauth: server 'wiki' has an Authorization in server_headers: leave one out"]
 
 
+def test_what_a_server_says_in_clear_of_its_tokens_is_not_believed() -> None:
+    def clear(url: str, **changes: str) -> list[str]:
+        table: Any = {"wiki": {**GIVEN, **changes}}
+        servers: Any = {"wiki": url}
+        return oauth_troubles(Settings(servers=servers, server_oauth=table))
+
+    [line] = clear("http://wiki.example/mcp")
+    assert "'wiki' is reached in clear" in line
+    assert "name issuer or token_endpoint" in line
+    assert clear("http://wiki.example/mcp", issuer="https://login.example") == []
+    assert clear("http://127.0.0.1:1/mcp") == []
+    assert clear("wss://wiki.example/ws") == []
+
+
 def test_tokens_are_exchanged_only_where_clients_bring_some() -> None:
     exchange = {**GIVEN, "grant": "token_exchange", "audience": "wiki"}
     given = settings(wiki=exchange)

@@ -219,7 +219,7 @@ class HeldToken:
             self._flight = None
 
     async def _fly(self) -> None:
-        failure: TokenRefused | TokenUnavailable = TokenUnavailable("asking for a token was broken off")
+        failure: TokenRefused | TokenUnavailable | None = None
         token: AccessToken | None = None
         try:
             with trio.fail_after(ASK_SECONDS_MAX):
@@ -228,14 +228,22 @@ class HeldToken:
             failure = TokenUnavailable(f"the authorization server gave no answer within {ASK_SECONDS_MAX:g} s")
         except (TokenRefused, TokenUnavailable) as error:
             failure = error
-        finally:
-            if token is None:
-                self._note_failure(failure)
-            else:
-                self._take(token)
+        finally:  # cancelled, and after a defect, too: whoever waits is not left waiting
+            self._note(token, failure)
             assert self._flight is not None
             self._flight.set()
             self._flight = None
+
+    def _note(self, token: AccessToken | None, failure: TokenRefused | TokenUnavailable | None) -> None:
+        if token is not None:
+            self._take(token)
+            self._tell(token)
+            return
+        self._failures += 1
+        self._failure = failure or TokenUnavailable("asking for a token was broken off")
+        self._not_before = trio.current_time() + self._backoff.draw(self._failures, self._draw_chance())
+        if failure is not None:  # the others are a stop, or logged by who supervises
+            self._tell(failure)
 
     def _take(self, token: AccessToken) -> None:
         now = trio.current_time()
@@ -245,10 +253,3 @@ class HeldToken:
         lasts_seconds = self._expires_at - now
         self._renew_at = self._expires_at - min(lasts_seconds * _RENEW_SHARE, _RENEW_SECONDS_MAX)
         self._failure, self._failures = None, 0
-        self._tell(token)
-
-    def _note_failure(self, failure: TokenRefused | TokenUnavailable) -> None:
-        self._failures += 1
-        self._failure = failure
-        self._not_before = trio.current_time() + self._backoff.draw(self._failures, self._draw_chance())
-        self._tell(failure)

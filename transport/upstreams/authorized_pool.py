@@ -8,7 +8,6 @@ did not run: it is asked once more with another token, and then that is the answ
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -39,7 +38,7 @@ class AuthorizedPool:
         self._pool = pool
         self._authorization = authorization
         self._source = source if source is not None else authorization.of_request()
-        self._waiting: deque[tuple[Origin, Job]] = deque()
+        self._waiting: list[tuple[Origin, Job]] = []
 
     def __repr__(self) -> str:
         return f"<AuthorizedPool, {len(self._waiting)} wait for a token>"
@@ -119,8 +118,7 @@ class AuthorizedPool:
         except TokenRefused as error:
             failure = (Failure.REFUSED, str(error))
         finally:
-            waiting = tuple(self._waiting)
-            self._waiting.clear()
+            waiting, self._waiting = self._waiting, []
             for origin, job in waiting:
                 self._settle(origin, job, token, failure)
 

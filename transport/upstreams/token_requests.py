@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 import structlog
+import trio
 
 from transport.upstreams.access_tokens import AccessToken, TokenRefused, TokenUnavailable
 from transport.upstreams.concealment import Concealment
@@ -57,6 +58,7 @@ class TokenRequests:
         self._client = client
         self._requests = requests
         self._endpoint: TokenEndpoint | None = None
+        self._finding = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<TokenRequests for {self._server}>"
@@ -89,14 +91,17 @@ class TokenRequests:
         raise self._refusal(reply, Concealment.of(concealed, ""))
 
     async def _find(self) -> TokenEndpoint:
-        if self._endpoint is None:
-            try:
-                self._endpoint = await find_token_endpoint(self._client, self._requests)
-            except OSError as error:
-                raise TokenUnavailable(self._say(f"cannot be found: {error}")) from None
-            except ValueError as error:
-                raise TokenRefused(self._say(f"cannot be used: {error}")) from None
-        return self._endpoint
+        if self._endpoint is not None:
+            return self._endpoint
+        async with self._finding:
+            if self._endpoint is None:  # who waited may find what it waited for
+                try:
+                    self._endpoint = await find_token_endpoint(self._client, self._requests)
+                except OSError as error:
+                    raise TokenUnavailable(self._say(f"cannot be found: {error}")) from None
+                except ValueError as error:
+                    raise TokenRefused(self._say(f"cannot be used: {error}")) from None
+            return self._endpoint
 
     def _authenticate(self, endpoint: TokenEndpoint, form: dict[str, str]) -> Mapping[str, str]:
         """Say who asks: in the form, or in the header that is returned."""
