@@ -219,6 +219,14 @@ class HeldToken:
             self._flight = None
 
     async def _fly(self) -> None:
+        try:
+            await self._ask_and_note()
+        finally:  # cancelled, and after a defect, too: whoever waits is not left waiting
+            assert self._flight is not None
+            self._flight.set()
+            self._flight = None
+
+    async def _ask_and_note(self) -> None:
         failure: TokenRefused | TokenUnavailable | None = None
         token: AccessToken | None = None
         try:
@@ -228,11 +236,8 @@ class HeldToken:
             failure = TokenUnavailable(f"the authorization server gave no answer within {ASK_SECONDS_MAX:g} s")
         except (TokenRefused, TokenUnavailable) as error:
             failure = error
-        finally:  # cancelled, and after a defect, too: whoever waits is not left waiting
+        finally:
             self._note(token, failure)
-            assert self._flight is not None
-            self._flight.set()
-            self._flight = None
 
     def _note(self, token: AccessToken | None, failure: TokenRefused | TokenUnavailable | None) -> None:
         if token is not None:

@@ -277,6 +277,32 @@ async def test_a_session_is_looked_for_with_another_token_as_well(mock_clock: Mo
         assert it.door.credentials() == ["Bearer token-1", "Bearer token-2"]
 
 
+async def test_so_is_what_goes_over_http_and_sse(mock_clock: MockClock) -> None:
+    async with bed() as it:
+        await it.carrier.prepare()
+        it.door.lets_in = {"Bearer token-2"}
+        mock_clock.jump(LATER_SECONDS)
+        link = await LegacySseConnector(it.carrier, it.sse_url)(new_session(), it.inbox)
+        it.door.lets_in = {"Bearer token-3"}
+        mock_clock.jump(LATER_SECONDS)
+        link.send(CALL, TICKET)
+        assert answered(await it.inbox.wait())
+        assert it.door.seen == [
+            *[("GET", "Bearer token-1"), ("GET", "Bearer token-2")],
+            *[("tools/call", "Bearer token-2"), ("tools/call", "Bearer token-3")],
+        ]
+
+
+async def test_and_what_belongs_to_no_session(mock_clock: MockClock) -> None:
+    async with bed() as it:
+        await it.carrier.prepare()
+        it.door.lets_in = {"Bearer token-2"}
+        mock_clock.jump(LATER_SECONDS)
+        _, end = await collected(await StatelessHttp(it.carrier, it.target).send(parsed(call())))
+        assert isinstance(end, Answer)
+        assert it.door.credentials() == ["Bearer token-1", "Bearer token-2"]
+
+
 # ---- no token ----
 
 

@@ -14,8 +14,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.ids import ANONYMOUS, Principal
+from actors.link import ConnectFailed
 from tests.transport.modern_messages import call, parsed
-from tests.transport.upstreams.bed import CALL, TICKET, new_session
+from tests.transport.upstreams.bed import CALL, TICKET, handshake, new_session
 from tests.transport.upstreams.collecting import collected
 from tests.transport.upstreams.recording_inbox import RecordingInbox, Refused
 from tests.transport.upstreams.scripted_upstream import Caller, ScriptedUpstream, SeenRequest
@@ -322,6 +323,28 @@ async def test_a_session_whose_owner_is_not_there_is_told_so(autojump_clock: Moc
     async with bed() as it:
         with pytest.raises(TokenUnavailable, match="'wiki' wants a token of the session's owner"):
             await it.exchange.of(ANN).obtain()
+
+
+async def test_it_is_not_opened_upstream_with_anything_else(mock_clock: MockClock) -> None:
+    """Neither asked whether it is still known nor opened anew: nothing reaches the server."""
+
+    async def never(request: SeenRequest, caller: Caller) -> None:
+        raise AssertionError
+
+    async with bed() as it, trio.open_nursery() as nursery:
+        upstream, pool = ScriptedUpstream(never), HttpPool()
+        await nursery.start(upstream.run)
+        await nursery.start(pool.run)
+        connector = StreamableHttpConnector(AuthorizedPool(pool, it.exchange), HttpTarget.parse(upstream.url))
+        inbox = RecordingInbox(nursery)
+        await it.presents(BOB, "token-of-bob")  # which is no help to ann's
+        with pytest.raises(ConnectFailed, match="goes on with the owner's next request"):
+            await connector(new_session(principal=ANN, handshake=handshake()), inbox)
+        with pytest.raises(ConnectFailed, match="goes on with the owner's next request"):
+            await connector.end_session(new_session(principal=ANN, handshake=handshake()))
+        assert upstream.requests == []
+        assert it.server.forms == []
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("code", ["invalid_grant", "invalid_target", "insufficient_scope"])
