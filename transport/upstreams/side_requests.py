@@ -10,6 +10,7 @@ from typing import Protocol
 
 import attrs
 
+from transport.upstreams.http_connection import UNAUTHORIZED
 from transport.upstreams.http_pool import HttpPool, RequestFailed
 from transport.upstreams.http_target import HttpTarget, default_user_agent, write_head
 
@@ -23,6 +24,7 @@ class Reply:
 
     status: int
     body: bytes = attrs.field(repr=False)  # it may hold a token
+    challenge: str = ""  # its WWW-Authenticate
 
 
 class SideRequests(Protocol):
@@ -35,6 +37,10 @@ class SideRequests(Protocol):
           OSError: not there, not 200, too large.
           ValueError: not a URL that can be asked.
         """
+        ...
+
+    async def challenge(self, url: str) -> str:
+        """Ask a server without credentials, and give its challenge; "": there is none. Raises: as `fetch`."""
         ...
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -57,6 +63,10 @@ class PooledSideRequests:
             raise OSError(f"status {reply.status}")
         return reply.body
 
+    async def challenge(self, url: str) -> str:
+        reply = await self._ask("GET", url, {}, b"")
+        return reply.challenge if reply.status == UNAUTHORIZED else ""
+
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         form = {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(body))}
         return await self._ask("POST", url, {**headers, **form}, body)
@@ -71,4 +81,4 @@ class PooledSideRequests:
             )
         except RequestFailed as failed:
             raise OSError(failed.detail) from None
-        return Reply(head.status, answer)
+        return Reply(head.status, answer, head.text(b"www-authenticate"))

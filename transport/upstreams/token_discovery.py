@@ -8,6 +8,7 @@ Location". Then the upstream chooses who is shown the gateway's secret; whoever 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from transport.issuer_metadata import check_url, find_metadata
 from transport.upstreams.side_requests import SideRequests
 
 _WELL_KNOWN = "/.well-known/oauth-protected-resource"
+_RESOURCE_METADATA = re.compile(r'\bresource_metadata="([\x21\x23-\x5b\x5d-\x7e]{1,2048})"')
 BASIC = "client_secret_basic"
 POST = "client_secret_post"
 
@@ -82,27 +84,47 @@ def _choose(methods: object) -> str:
 
 
 async def _find_issuer(server_url: str, requests: SideRequests) -> tuple[str, str]:
-    """Ask the upstream. Returns its authorization server, and its own name there."""
+    """Ask the upstream. Returns its authorization server, and its own name there.
+
+    At the well-known places first: most servers have it there, and nothing is asked of MCP for it.
+    """
     check_url(server_url)
     failure: OSError | None = None
-    for place, resource in _places(server_url):
+    for place in _places(server_url):
         try:
-            metadata = json.loads(await requests.fetch(place))
-        except (OSError, ValueError, RecursionError) as error:
+            metadata = await _fetch_json(place, requests)
+        except (OSError, ValueError) as error:
             failure = OSError(f"the server says nothing of its authorization server: {error}")
             continue
-        return _issuer_of(metadata, resource)
-    assert failure is not None
-    raise failure
+        return _issuer_of(metadata, server_url)
+    place = await _challenged_place(server_url, requests)
+    if not place:
+        assert failure is not None
+        raise failure
+    check_url(place)
+    return _issuer_of(await _fetch_json(place, requests), server_url)
 
 
-def _places(server_url: str) -> Iterator[tuple[str, str]]:
-    """Give where the metadata may be, and whose it must be there (RFC 9728, 3.1 and 3.3)."""
+async def _fetch_json(place: str, requests: SideRequests) -> Any:
+    try:
+        return json.loads(await requests.fetch(place))
+    except RecursionError:
+        raise ValueError("the server's protected-resource metadata is nested too deeply") from None
+
+
+async def _challenged_place(server_url: str, requests: SideRequests) -> str:
+    """Ask the server where its metadata is, by asking it without a token (RFC 9728, 5.1)."""
+    match = _RESOURCE_METADATA.search(await requests.challenge(server_url))
+    return match[1] if match is not None else ""
+
+
+def _places(server_url: str) -> Iterator[str]:
+    """Give where the metadata may be (RFC 9728, 3.1)."""
     parts = urlsplit(server_url)
     origin = f"{parts.scheme}://{parts.netloc}"
-    yield f"{origin}{_WELL_KNOWN}{parts.path.rstrip('/')}", server_url
+    yield f"{origin}{_WELL_KNOWN}{parts.path.rstrip('/')}"
     if parts.path.rstrip("/"):
-        yield f"{origin}{_WELL_KNOWN}", server_url
+        yield f"{origin}{_WELL_KNOWN}"
 
 
 def _issuer_of(metadata: Any, server_url: str) -> tuple[str, str]:

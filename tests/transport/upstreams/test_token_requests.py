@@ -157,6 +157,27 @@ async def test_so_does_one_document_for_the_whole_host() -> None:
     assert await found(server) == (ENDPOINT, "client_secret_basic", "https://wiki.example/")
 
 
+async def test_or_the_place_that_its_challenge_names() -> None:
+    place = "https://wiki.example/elsewhere"
+    challenge = f'Bearer realm="x", error="invalid_token", resource_metadata="{place}", scope="read"'
+    server = TokenServer(documents={place: RESOURCE, METADATA_PLACE: METADATA}, challenges=challenge)
+    assert await found(server) == (ENDPOINT, "client_secret_basic", SERVER)
+    assert server.fetched == [f"{RESOURCE_PLACE}/mcp", RESOURCE_PLACE, SERVER, place, METADATA_PLACE]
+
+
+@pytest.mark.parametrize(
+    ("place", "document", "why"),
+    [
+        ("http://wiki.example/elsewhere", RESOURCE, "https://"),
+        ("https://wiki.example/elsewhere", {**RESOURCE, "resource": "https://other.example"}, "another resource"),
+    ],
+)
+async def test_a_challenge_that_leads_elsewhere_is_refused(place: str, document: object, why: str) -> None:
+    challenge = f'Bearer resource_metadata="{place}"'
+    server = TokenServer(documents={place: document, METADATA_PLACE: METADATA}, challenges=challenge)
+    assert why in await refused(server, token_endpoint="")
+
+
 async def test_the_metadata_says_how_to_authenticate() -> None:
     only_post = {**METADATA, "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_post"]}
     server = TokenServer(documents={METADATA_PLACE: only_post})
