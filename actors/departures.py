@@ -165,17 +165,20 @@ class Departures:
         if departure.stays or self._stopping():
             return
         departure.buried = True
-        if not await self._is_durable(self.bury(departure.header, departure.reason)):
+        receipt = await self._settled(self.bury(departure.header, departure.reason))
+        if receipt is not None and receipt.failure is not None:  # it has not ended, and is found due again
+            return
+        if receipt is None:
             why = "the store did not keep its end in time"
         if why:
             self._note(server, Told.NOT_TOLD, why)
         elif state is not None and state.handshake is not None and not self._stopping():
             await self._tell(server, state)
 
-    async def _is_durable(self, burial: OneShot[Receipt]) -> bool:
+    async def _settled(self, burial: OneShot[Receipt]) -> Receipt | None:
         with trio.move_on_after(self._shared.store_wait_seconds):
-            return (await burial.wait()).failure is None
-        return False
+            return await burial.wait()
+        return None
 
     async def _tell(self, server: _Server, state: SessionState) -> None:
         ending = UpstreamEnding()

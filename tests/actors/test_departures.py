@@ -195,6 +195,7 @@ async def test_a_session_for_whose_end_there_is_no_room_stays_and_nobody_is_told
         world.store.on_operation = refuse_commits
         await trio.sleep(DUE_SECONDS - 60.0)
         assert (sessions_left(world), server.asked) == (1, [])
+        assert world.runtime.registry.departures.statistics().not_told == 0, "it has not ended"
         world.store.on_operation = None
         await trio.sleep(60.0)
         assert (sessions_left(world), server.asked) == (0, [expired])
