@@ -108,7 +108,9 @@ class Following:
             get = await self.until_end()
             if self.stream.settled:
                 return ""
-            if self.stream.torn:  # it was told, and is behind the cursor now: there will be no other
+            # It was told, and is behind the cursor now: there will be no other. Unless we have ended the connection
+            # ourselves, whose server may have more to say.
+            if self.stream.torn and not self._gave_up:
                 return self.stream.unreadable
             if why := self._why_no_more(get):
                 return why

@@ -36,6 +36,7 @@ from transport.upstreams.http_answers import (
 from transport.upstreams.http_following import Asking, Following
 from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
 from transport.upstreams.http_limits import HttpLimits, LinkStatistics
+from transport.upstreams.http_misheard import Misheard
 from transport.upstreams.http_parting import Parting, is_in_flight
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_requests import SessionRequests
@@ -268,8 +269,8 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
-        elif stream.begins_doubt():
-            self._inbox.start_soon(self._doubt, job, stream)
+        elif stream.misheard is not None and stream.about is not About.NOTHING and stream.misheard.begins_watch():
+            self._inbox.start_soon(self._doubt, stream.misheard, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
         job.abandon()
@@ -279,6 +280,7 @@ class StreamableHttpLink:
 
     def _settle(self, stream: EventStream, failure: Failure, detail: str) -> None:
         stream.settled = True
+        stream.heard()  # nothing is in doubt any more
         self._refuse(stream.ticket, failure, detail)
 
     def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
@@ -300,7 +302,7 @@ class StreamableHttpLink:
             except InvalidMessage as error:
                 self._malformed += 1
                 log_unreadable(_log, raw, error, self._malformed, upstream=str(self._target.origin))
-                if stream.misheard(raw, error.reason):
+                if stream.mishear(raw, error.reason):
                     self._settle(stream, Failure.UNREADABLE, describe_unreadable(error.reason))
                 continue
             stream.heard()
@@ -311,12 +313,21 @@ class StreamableHttpLink:
             else:
                 self._take_answer(call, stream, message, cursor)
 
-    async def _doubt(self, job: CallJob | GetJob, stream: EventStream) -> None:
-        """End a call behind half an answer. A server that goes on behind that has told something else with it."""
-        await trio.sleep(self._limits.torn_seconds_max)
-        stream.doubted = False
-        if stream.torn and not stream.settled and job in self._jobs:  # else another connection has taken over
-            self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
+    async def _doubt(self, misheard: Misheard, job: CallJob | GetJob, stream: EventStream) -> None:
+        """End a call behind half an answer, whichever connection its stream is on by then."""
+        assert not isinstance(stream.about, About)
+        seconds = self._limits.torn_seconds_max
+        while await misheard.stays_torn(seconds):
+            following = self._resuming.get(stream.about)
+            if isinstance(job, CallJob) and job in self._jobs:
+                self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(misheard.why))
+            elif following is not None and self._is_open(stream.about):
+                following.cancel()
+                self._settle(stream, Failure.UNREADABLE, describe_unreadable(misheard.why))
+            seconds = self._limits.look_again_seconds_max  # where nobody is there who could have said more
+
+    def _is_open(self, about: RequestId) -> bool:
+        return any(isinstance(job, GetJob) and job.stream.about == about and job.opened for job in self._jobs)
 
     def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
         assert not isinstance(stream.about, About)
@@ -391,6 +402,7 @@ class StreamableHttpLink:
                     del self._resuming[stream.about]
             if why:
                 self._settle_unheard(following.stream, why)
+        following.stream.heard()  # nothing is in doubt any more, and its id may be given to another call
 
     def _settle_unheard(self, stream: EventStream, why: str) -> None:
         if stream.torn:
