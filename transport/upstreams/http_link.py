@@ -32,6 +32,7 @@ from transport.upstreams.http_answers import (
     read_names,
     says_session_is_lost,
     session_is_lost,
+    session_named,
 )
 from transport.upstreams.http_following import Asking, Following
 from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
@@ -148,7 +149,9 @@ class StreamableHttpLink:
             return
         self._closed = True
         for job in tuple(self._jobs):
-            if isinstance(job, GetJob) or (isinstance(job, CallJob) and job.stream is not None):
+            if end_session and isinstance(job, CallJob) and job.opens and job.connection is not None:
+                job.hurry(_ENDING_SECONDS)  # what its answer names is yet to be ended
+            elif isinstance(job, GetJob) or (isinstance(job, CallJob) and job.stream is not None):
                 job.abandon()
             else:
                 job.let_finish(_ENDING_SECONDS)
@@ -195,7 +198,9 @@ class StreamableHttpLink:
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         self._jobs.discard(call)
         note_life(self._breaker, head, body, self._target.concealment)
-        if head.is_encoded:
+        if self._closed:
+            self._end_unwanted(head)
+        elif head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
             if not (call.opens and self.opening_declined(call, head, body)):
@@ -205,6 +210,16 @@ class StreamableHttpLink:
         else:
             call.head = head
             self._read_document(call, head, body)
+
+    def _end_unwanted(self, head: ResponseHead) -> None:
+        """End the session that an answer opens after all: the link was closed before it came."""
+        try:
+            session_id = session_named(head)
+        except InvalidTerms:  # nobody could name it
+            return
+        if session_id:
+            self._requests.name(session_id, "")
+            self._submit_quietly(self._requests.delete(), "end a session that was given up")
 
     def _read_document(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         stream = EventStream(call.request_id, ticket=call.ticket)
@@ -251,7 +266,10 @@ class StreamableHttpLink:
 
     def call_streams(self, call: CallJob, head: ResponseHead) -> None:
         note_life(self._breaker, head, b"", self._target.concealment)
-        if head.is_encoded:
+        if self._closed:
+            call.abandon()
+            self._end_unwanted(head)
+        elif head.is_encoded:
             self._jobs.discard(call)
             call.abandon()
             self._refuse(call.ticket, Failure.OUTCOME_UNKNOWN, "the stream is compressed, which nobody asked for")

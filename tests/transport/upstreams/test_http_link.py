@@ -580,6 +580,38 @@ async def test_open_stream_is_closed_with_the_link() -> None:
         assert len(bench.inbox.entries) == 2
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("end_session", [False, True])
+async def test_session_that_is_opened_too_late_is_ended_where_it_was_to_be(
+    end_session: bool, streams: bool, autojump_clock: MockClock
+) -> None:
+    """Its name comes with the answer for which nobody waits any more. The control: where it was not to be ended."""
+    asked, answers = trio.Event(), trio.Event()
+
+    async def script(request: SeenRequest, caller: Caller) -> None:
+        if request.method == "DELETE":
+            await caller.answer(200)
+            return
+        asked.set()
+        await answers.wait()
+        if streams:
+            await caller.open_stream({"Mcp-Session-Id": "up-1"})
+            await caller.event(initialize_result().raw)
+        else:
+            await caller.answer(200, initialize_result().raw, {"Mcp-Session-Id": "up-1"})
+
+    async with bed(script) as bench:
+        link = await bench.open_link()
+        link.send(INITIALIZE, TICKET)
+        await asked.wait()
+        link.close(end_session=end_session)
+        answers.set()
+        await trio.sleep(10)
+        ended = [seen.session_id for seen in bench.upstream.requests if seen.method == "DELETE"]
+        assert ended == (["up-1"] if end_session else [])
+        assert bench.inbox.entries == [], "and nobody is told"
+
+
 async def test_ending_the_session_deletes_it_upstream() -> None:
     async with bed(always(200)) as bench:
         link = await bench.open_session()
