@@ -432,7 +432,8 @@ class StreamableHttpLink:
         """Keep the upstream's own stream open for as long as the link lives; but take a no for a no.
 
         405 is the protocol's way to say that there is no such stream; servers without a GET route say 404. So only a
-        body that speaks of the session counts as its loss: else a session would be re-opened over and over.
+        body that speaks of the session counts as its loss: else a session would be re-opened over and over. That it
+        does not let us in is none: that is set right on its side (`credentials.py`), and the session goes on.
         """
         limits = self._limits
         begin = partial(self._begin_get, silence_seconds_max=limits.listen_silence_seconds_max, headed=self._release)
@@ -440,6 +441,7 @@ class StreamableHttpLink:
         following = Following(
             stream, Asking(begin, self._end_get, self._describe), limits, looks_max=limits.listen_looks_max
         )
+        told = False  # that there is none
         while True:
             get = await following.until_end()
             if self._closed:
@@ -450,8 +452,11 @@ class StreamableHttpLink:
                 return
             self._release()
             if refusal is not None:
-                _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=refusal.status)
-                return
+                if not told:
+                    _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=refusal.status)
+                if refusal.status not in REFUSALS:
+                    return
+            told = refusal is not None
             await following.pause(get)
 
     async def _release_in_time(self) -> None:
