@@ -143,13 +143,20 @@ class Departures:
                     await supervise(child)
                 self._under_way.discard(departure.header.session_id)
                 if departure.stays:
-                    self._stays(departure.header)
+                    self._have_stay(departure, *server.queue)
+                    server.queue.clear()
                 elif not (departure.buried or self._stopping()):  # its record is what broke us
                     self.bury(departure.header, departure.reason)
         finally:
             server.workers -= 1
             if not server.workers:
                 self._sum_up(self._servers.pop(server.server_id))
+
+    def _have_stay(self, *departures: _Departure) -> None:
+        """Have them found due again: those that wait, too, which is no fault of their server's."""
+        for departure in departures:
+            self._under_way.discard(departure.header.session_id)
+            self._stays(departure.header)
 
     async def _depart(self, server: _Server, departure: _Departure) -> None:
         waited_seconds = trio.current_time() - departure.since_seconds

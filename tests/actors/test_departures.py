@@ -20,12 +20,14 @@ from actors import messages as say
 from actors.departures import PERMITS_PER_SERVER, WAIT_SECONDS_MAX
 from actors.ids import ANONYMOUS, SessionId
 from actors.link import ConnectFailed, Inbox, Link
+from actors.loading import LOAD_SECONDS_MAX
 from actors.reaper import ReaperRules
 from actors.registry import SessionNotFound
 from actors.runtime import RuntimeOptions, open_runtime
 from actors.state import SessionState
 from actors.upstream_ending import TELL_SECONDS_MAX
 from persistence.memory import MemoryStore
+from persistence.records import Snapshot
 from persistence.store import SnapshotCorrupt, SnapshotTooNew, StoreFull, StoreUnavailable
 from tests.actors.fake_link import FakeUpstream
 from tests.actors.worlds import World, open_session
@@ -69,9 +71,11 @@ class Server:
 
 
 @asynccontextmanager
-async def open_world(server: Server, disk: MemoryStore | None = None, *, deaf: bool = False) -> AsyncIterator[World]:
+async def open_world(
+    server: Server, disk: MemoryStore | None = None, *, deaf: bool = False, store: FaultyStore | None = None
+) -> AsyncIterator[World]:
     """Run a process. Deaf: with a connector that cannot end sessions."""
-    store = FaultyStore(disk or MemoryStore())
+    store = store or FaultyStore(disk or MemoryStore())
     options = RuntimeOptions(restore=False, session_ttl_seconds=TTL_SECONDS, reaper_rules=RULES)
     async with open_runtime(store, connect=server.upstream.connect if deaf else server, options=options) as runtime:
         yield World(runtime, server.upstream, store)
@@ -291,13 +295,34 @@ async def test_what_cannot_be_read_is_removed_all_the_same(autojump_clock: MockC
         assert (sessions_left(world), server.asked) == (0, [])
 
 
-async def test_while_the_store_is_away_a_session_stays(autojump_clock: MockClock) -> None:
-    server = Server()
-    async with open_world(server) as world:
-        (expired,) = await open_sessions(world, 1)
-        world.store.begin_outage(StoreUnavailable("away"))
-        await trio.sleep(DUE_SECONDS - 60.0)
-        assert (sessions_left(world), server.asked) == (1, [])
-        world.store.end_outage()
+class _HangingStore(FaultyStore):
+    """Its loads get no answer while it is away."""
+
+    away = False
+
+    async def load(self, session_id: str) -> Snapshot | None:
+        if self.away:
+            await trio.sleep_forever()
+        return await super().load(session_id)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_while_the_store_is_away_sessions_stay_and_their_server_is_told_later(
+    autojump_clock: MockClock, hangs: bool
+) -> None:
+    """None of them waits too long for its turn meanwhile, though each load takes its five seconds where it hangs."""
+    server, count = Server(), 20 * PERMITS_PER_SERVER
+    store = _HangingStore(MemoryStore())
+    async with open_world(server, store=store) as world:
+        expired = await open_sessions(world, count)
+        if hangs:
+            store.away = True
+        else:
+            store.begin_outage(StoreUnavailable("away"))
+        await trio.sleep(DUE_SECONDS - 60.0 + 2 * WAIT_SECONDS_MAX + LOAD_SECONDS_MAX)
+        assert server.asked == []
+        store.away = False
+        store.end_outage()
         await trio.sleep(60.0)
-        assert (sessions_left(world), server.asked) == (0, [expired])
+        assert sorted(server.asked) == sorted(expired)
+        assert (sessions_left(world), world.runtime.registry.departures.statistics().not_told) == (0, 0)
