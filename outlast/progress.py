@@ -34,7 +34,8 @@ def restoring_progress(stream: TextIO | None = None) -> Callable[[RestoreProgres
         if progress.done:
             if on_terminal:
                 draw("")
-            log.info("sessions restored", restored=progress.restored, uninitialized=progress.uninitialized)
+            on_use = {"on_first_use": progress.on_use} if progress.on_use else {}
+            log.info("sessions restored", restored=progress.restored, uninitialized=progress.uninitialized, **on_use)
         elif on_terminal and (progress.total - progress.waiting) % _EVERY == 1:
             draw(f"outlast: restoring sessions {progress.total - progress.waiting}/{progress.total}")
 

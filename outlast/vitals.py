@@ -138,4 +138,5 @@ class Vitals:
             restored=progress.restored,
             uninitialized=progress.uninitialized,
             waiting=progress.waiting,
+            on_use=progress.on_use,
         )
