@@ -81,10 +81,11 @@ def guard(head: RequestHead, policy: Policy) -> Rejection | None:
     """
     host = head.headers.get("host", "").lower()
     if not _is_allowed_host(host, policy):
-        return _reject(421, "this server does not answer to the name in the Host header")
+        # Whoever meets this is mostly the operator, behind a new proxy; the setting's name is no secret.
+        return _reject(421, "this server does not answer to the name in the Host header; allowed_hosts adds names")
     origin = head.headers.get("origin")
     if origin is not None and not is_allowed_origin(origin, host, policy):
-        return _reject(403, "pages of this Origin are not allowed here")
+        return _reject(403, "pages of this Origin are not allowed here; allowed_origins adds origins")
     return None
 
 

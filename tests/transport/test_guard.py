@@ -115,6 +115,17 @@ def test_origin_may_be_listed_for_any_port() -> None:
     assert guard(head(origin="https://localhost:6274"), policy) is not None
 
 
+def test_refusal_names_the_setting_that_would_let_it_pass_and_repeats_nothing_of_the_request() -> None:
+    for asked, setting in (
+        (head(host="evil.example"), "allowed_hosts"),
+        (head(origin="http://evil"), "allowed_origins"),
+    ):
+        rejection = guard(asked, LOCAL)
+        assert rejection is not None
+        assert setting in json.loads(rejection.body)["error"]["message"]
+        assert b"evil" not in rejection.body
+
+
 def test_host_is_checked_before_origin() -> None:
     rejection = guard(head(host="evil.example", origin="http://evil.example"), LOCAL)
     assert rejection is not None
