@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from outlast.settings import Settings, facts
 from outlast.targets import HttpTarget, SseTarget, StdioTarget, WebSocketTarget
@@ -101,6 +101,10 @@ def secret_texts(value: object) -> Iterator[str]:
 _ENCODINGS = (base64.urlsafe_b64encode, base64.standard_b64encode, base64.b16encode)
 
 
+# Not urlsplit's: it refuses URLs with several hosts, one of which is in brackets.
+_AUTHORITY_AND_QUERY = re.compile(r"://([^/?#]*)[^?#]*\??([^#]*)")
+
+
 def _of_url(text: str) -> Iterator[str]:
     """Give the parts of a URL that can be secrets; of any other text, the part behind `Bearer`."""
     scheme, space, rest = text.partition(" ")
@@ -108,12 +112,12 @@ def _of_url(text: str) -> Iterator[str]:
         yield rest
     if "://" not in text:
         return
-    parts = urlsplit(text)
-    password = parts.password or ""
+    authority, query = _AUTHORITY_AND_QUERY.findall(text)[0]
+    password = authority.rpartition("@")[0].partition(":")[2]
     yield password
     yield unquote(password)
-    yield parts.query
-    for _, value in parse_qsl(parts.query):
+    yield query
+    for _, value in parse_qsl(query):
         yield value
 
 
