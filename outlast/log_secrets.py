@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, unquote
 from outlast.settings import Settings, facts
 from outlast.targets import HttpTarget, SseTarget, StdioTarget, WebSocketTarget
 from persistence.key_ring import KeyRing
+from persistence.redis_url import PLAIN_OPTIONS, is_redis_url
 
 Scrub: TypeAlias = Callable[[str], str]
 
@@ -117,8 +118,10 @@ def _of_url(text: str) -> Iterator[str]:
     yield password
     yield unquote(password)
     yield query
-    for _, value in parse_qsl(query):
-        yield value
+    plain = PLAIN_OPTIONS if is_redis_url(text) else ()  # or no line could say "replicated"
+    for name, value in parse_qsl(query):
+        if name not in plain:
+            yield value
 
 
 def _of_command(command: tuple[str, ...]) -> Iterator[str]:

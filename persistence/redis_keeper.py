@@ -221,9 +221,9 @@ class RedisKeeper:
             refusals += found.refusals
             warnings += [*found.warnings, *([missing] if missing else [])]
             troubles |= {*found.troubles, *(["replicas"] if missing else [])}
-        silent = self.nodes.seeker.troubles() if self.nodes.seeker is not None else ()
-        warnings += [f"sentinel {one}" for one in silent]
-        troubles |= {"sentinels"} if silent else set()
+        troubled = self.nodes.seeker.troubles() if self.nodes.seeker is not None else ()
+        warnings += [f"sentinel {one}" for one in troubled]
+        troubles |= {"sentinels"} if troubled else set()
         if refusals and not self._asker.uuid:
             raise StoreInvalid(f"{self._asker.place.shown}: {'; '.join(dict.fromkeys(refusals))}")
         # Changed while serving: ending would lose no less than going on, so it is told and left to people.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import attrs
 
@@ -22,6 +23,10 @@ from persistence.redis_url import Endpoint, RedisPlace
 from persistence.store import StoreInvalid, StoreUnavailable
 
 PASSED_OVER_TIMES = 60
+
+# What the sentinels say is relied upon for a quarter of a second (`redis_nodes.py`): whoever replaces a primary sooner
+# than this may do so in between.
+SILENCE_MS_MIN = 500
 
 _NO_SENTINEL = "it is a Redis server, and no sentinel: name sentinels (port 26379, mostly), or say redis://"
 
@@ -32,16 +37,17 @@ class _View:
 
     primary: Endpoint
     epoch: int  # of the appointment
+    silence_ms: int  # after which it takes the primary for down
 
 
 @attrs.define(eq=False)
 class _Sentinel:
-    """One of them, and how it was lately."""
+    """One of them, and how it was when it was asked last."""
 
     endpoint: Endpoint
     channel: Channel
-    problem: str = ""  # why it named no primary when it was asked last
-    answered: bool = False  # then: it is there, all the same
+    problem: str = ""  # why it named no primary, or is not set up well
+    answered: bool = False
     passed_over_until: float = 0.0
 
 
@@ -80,7 +86,7 @@ class Sentinels:
         return max(views, key=lambda view: view.epoch).primary
 
     def troubles(self) -> Sequence[str]:
-        """Say which of them named no primary when asked last, and why."""
+        """Say which of them named no primary when asked last, or are not set up well, and why."""
         return [f"{one.endpoint}: {one.problem}" for one in self._all if one.problem]
 
     def close(self) -> None:
@@ -114,7 +120,7 @@ class Sentinels:
             return None
         one.answered = True
         view = _read(facts, address)
-        one.problem = "" if view is not None else self._why(facts)
+        one.problem = self._why(facts) if view is None else _haste(view)
         return view
 
     def _pass_over(self, one: _Sentinel, error: StoreUnavailable, began: float) -> None:
@@ -144,7 +150,14 @@ def _read(facts: object, address: object) -> _View | None:
     if not isinstance(facts, list) or not isinstance(address, list) or len(address) != 2:
         return None
     by_name = dict(zip(facts[::2], facts[1::2], strict=False))
-    host, port, epoch = address[0], address[1], by_name.get(b"config-epoch", b"0")
-    if not host or not port.isdigit() or not epoch.isdigit():
+    said: list[Any] = [*address, by_name.get(b"config-epoch"), by_name.get(b"down-after-milliseconds")]
+    if not said[0] or not all(isinstance(one, bytes) for one in said) or not all(one.isdigit() for one in said[1:]):
         return None
-    return _View(Endpoint(host.decode(), int(port)), int(epoch))
+    host, port, epoch, silence_ms = said
+    return _View(Endpoint(host.decode("utf-8", "replace"), int(port)), int(epoch), int(silence_ms))
+
+
+def _haste(view: _View) -> str:
+    if view.silence_ms >= SILENCE_MS_MIN:
+        return ""
+    return f"it replaces a primary after {view.silence_ms} ms: set down-after-milliseconds to {SILENCE_MS_MIN} or more"

@@ -44,6 +44,7 @@ REPLICAS_MAX = 16
 
 _UNSAFE = (EVICTION, NO_AOF)
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+PLAIN_OPTIONS = ("db", "level", "replicas", "prefix", "unsafe", "service")  # that are no secrets, wherever they stand
 _SENTINEL_OPTIONS = ("service", "sentinel_username", "sentinel_password")
 _OPTIONS = ("db", "level", "replicas", "prefix", "unsafe", *_FILES, *_SENTINEL_OPTIONS)
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

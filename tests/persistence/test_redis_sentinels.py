@@ -18,9 +18,10 @@ UNKNOWN = Declined("ERR", "No such master with that name")
 NO_SENTINEL = Declined("ERR", "unknown command 'SENTINEL', with args beginning with: 'MASTER' 'm'")
 
 
-def names(port: int, epoch: int = 0) -> list[object]:
+def names(port: int, epoch: int = 0, silence_ms: int = 30_000) -> list[object]:
     """What a sentinel answers that takes this one for the primary."""
-    return [[b"name", b"m", b"config-epoch", str(epoch).encode(), b"flags", b"master"], [b"10.0.0.1", b"%d" % port]]
+    facts = [b"name", b"m", b"config-epoch", b"%d" % epoch, b"down-after-milliseconds", b"%d" % silence_ms]
+    return [facts, [b"10.0.0.1", b"%d" % port]]
 
 
 @attrs.define(eq=False)
@@ -109,6 +110,15 @@ def test_one_that_does_not_know_is_passed_over() -> None:
     first, second = world.sentinels.troubles()
     assert first == 'a:1: it watches no service "m": give its name in the URL, ?service=NAME'
     assert second.startswith("b:2: it is a Redis server, and no sentinel")
+
+
+def test_one_that_replaces_a_primary_too_soon_is_told_of() -> None:
+    world = World()
+    world.b.said = names(1, silence_ms=499)
+    world.c.said = names(1, silence_ms=500)
+    assert world.sentinels.primary() == Endpoint("10.0.0.1", 1)
+    [trouble] = world.sentinels.troubles()
+    assert trouble == "b:2: it replaces a primary after 499 ms: set down-after-milliseconds to 500 or more"
 
 
 def test_none_that_answers_is_an_outage_and_all_are_named() -> None:

@@ -47,7 +47,7 @@ def sentinel(path: Path, primary_port: int) -> Iterator[list[bytes]]:
         if b"GET-MASTER-ADDR-BY-NAME" not in asked:
             return b"+OK\r\n"  # AUTH, CLIENT SETNAME
         port = str(primary_port).encode()
-        facts = b"*2\r\n$12\r\nconfig-epoch\r\n$1\r\n1\r\n"
+        facts = b"*4\r\n$12\r\nconfig-epoch\r\n$1\r\n1\r\n$23\r\ndown-after-milliseconds\r\n$3\r\n500\r\n"
         return facts + b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
 
     with socket.socket(socket.AF_UNIX) as listener:

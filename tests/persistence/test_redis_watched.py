@@ -149,6 +149,24 @@ async def test_sessions_of_a_runtime_go_on_at_the_new_primary(world: Watched) ->
 # Sentinels that are away
 
 
+async def test_an_application_that_may_degrade_begins_without_sentinels_and_finds_them_later() -> None:
+    with watched(replicas=0) as world:
+        for sentinel in world.sentinels:
+            sentinel.kill()
+        with pytest.raises(StoreUnavailable):
+            async with outlast.open_runtime(world.url):
+                pass
+        options = outlast.RuntimeOptions(store_outage="degrade", store_outage_patience_seconds=0.1)
+        async with outlast.open_runtime(world.url, options=options) as runtime:
+            session = await runtime.create()
+            assert runtime.degraded is not None
+            assert runtime.degraded.facts > 0
+            for sentinel in world.sentinels:
+                sentinel.start()
+            await until_written_back(runtime)
+        assert await revision_of(world.url, session.id) > 0
+
+
 async def test_sentinels_that_are_away_are_passed_over_and_told_of() -> None:
     with watched(replicas=0) as world:
         for sentinel in world.sentinels[:2]:
@@ -277,6 +295,13 @@ async def over_a_former_primary(world: Watched) -> tuple[RedisStore, Fence]:
     world.primary.answer_again()
     wait_for(lambda: world.primary.ask("ROLE")[0] == b"master", "the former primary")
     return store, fence
+
+
+async def until_written_back(runtime: outlast.Runtime) -> None:
+    """Wait until an application that went on from memory has its store again."""
+    with trio.fail_after(30):
+        while runtime.degraded is not None:  # noqa: ASYNC110 (nothing tells of it)
+            await trio.sleep(0.05)
 
 
 async def commit_some(store: Store, fence: Fence, told: list[int], numbers: Iterator[int], count: int) -> None:
