@@ -258,7 +258,7 @@ class Nodes:
         Raises:
           StoreUnavailable: it is not, so nothing counts that it has said.
         """
-        if self.seeker is None:
+        if self.seeker is None or self.primary is None:
             return
         asked = self._now()
         if asked < self._confirmed_until and self._confirmed_opened == self.opened:
@@ -267,13 +267,14 @@ class Nodes:
             found = self.seeker.primary()
         except StoreUnavailable:
             now = self._now()
-            self._confirmed_until = now + max(CONFIRMED_SECONDS, UNCONFIRMED_TIMES * (now - asked))
-            return
-        if found != self.primary:
-            raise StoreUnavailable(f"{self.primary} is the primary no more: that is {found}")
+            until = now + max(CONFIRMED_SECONDS, UNCONFIRMED_TIMES * (now - asked))
+        else:
+            if found != self.primary:
+                raise StoreUnavailable(f"{self.primary} is the primary no more: that is {found}")
+            until = asked + CONFIRMED_SECONDS
         if self._confirmed_opened != self.opened:
-            self._check_role(found)
-        self._confirmed_until, self._confirmed_opened = asked + CONFIRMED_SECONDS, self.opened
+            self._check_role(self.primary)
+        self._confirmed_until, self._confirmed_opened = until, self.opened
 
     def _check_role(self, primary: Endpoint) -> None:
         try:

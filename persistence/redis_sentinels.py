@@ -149,6 +149,8 @@ def _read(facts: object, address: object) -> _View | None:
     """Understand two answers; None: they name no primary."""
     if not isinstance(facts, list) or not isinstance(address, list) or len(address) != 2:
         return None
+    if not all(isinstance(word, bytes) for word in facts):
+        return None
     by_name = dict(zip(facts[::2], facts[1::2], strict=False))
     said: list[Any] = [*address, by_name.get(b"config-epoch"), by_name.get(b"down-after-milliseconds")]
     if not said[0] or not all(isinstance(one, bytes) for one in said) or not all(one.isdigit() for one in said[1:]):

@@ -192,12 +192,15 @@ def test_connections_are_counted_also_to_servers_that_are_known_no_more() -> Non
 class FakeSeeker:
     """Names who the test says, and counts how often it was asked."""
 
+    world: World
     named: Endpoint | StoreError = A
     asked: int = 0
+    seconds_to_fail: float = 0.0
 
     def primary(self) -> Endpoint:
         self.asked += 1
         if isinstance(self.named, StoreError):
+            self.world.now += self.seconds_to_fail
             raise self.named
         return self.named
 
@@ -212,7 +215,8 @@ PRIMARY: list[object] = [b"master", 7, []]
 
 def watched() -> tuple[World, FakeSeeker, Nodes]:
     """A is in charge, B is another."""
-    world, seeker = World(), FakeSeeker()
+    world = World()
+    seeker = FakeSeeker(world)
     channels = {A: world.a, B: world.b}
     return world, seeker, Nodes(lambda endpoint: channels[endpoint or A], lambda: world.now, seeker)
 
@@ -310,6 +314,20 @@ def test_a_primary_in_use_stays_in_use_when_no_sentinel_answers() -> None:
     seeker.named = B
     world.b.answers = [PRIMARY]
     assert nodes.ask([call("x")]) == [("GET", "x")]
+
+
+def test_sentinels_that_are_silent_take_a_tenth_of_the_time_at_most() -> None:
+    world, seeker, nodes = watched()
+    world.a.answers = [PRIMARY, ("GET", "x"), PRIMARY]
+    nodes.ask([call("x")])
+    seeker.named, seeker.seconds_to_fail = StoreUnavailable("no sentinel answers"), 1.5
+    world.a.opened += 1  # which alone is a reason to ask
+    began = world.now
+    for _ in range(330):
+        nodes.ask([call("x")])
+        world.now += 0.1
+    # 1 before, and in 33 s: the first, and the others 15 s after each; each takes 1.5 s.
+    assert (seeker.asked, round(world.now - began, 3)) == (4, 37.5)
 
 
 # What a server's refusal means

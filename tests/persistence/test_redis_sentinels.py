@@ -138,6 +138,8 @@ def test_none_that_answers_is_an_outage_and_all_are_named() -> None:
         ([[b"name", b"m"], None], "names no primary"),
         ([[b"name", b"m"], [b"", b"x"]], "names no primary"),
         ([b"odd", b"odd"], "names no primary"),
+        ([[[b"odd"], b"odd"], [b"10.0.0.1", b"1"]], "names no primary"),
+        ([[b"name", b"m"], [b"10.0.0.1", b"1"]], "names no primary"),
     ],
 )
 def test_what_cannot_be_is_a_mistake_in_the_url_and_later_an_outage(said: list[object], what: str) -> None:
