@@ -94,7 +94,7 @@ async def serve(
         server = await _open_front(opened, settings, front, listeners, served)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
-        await upstreams.start(pool.run)
+        await _carry(opened, upstreams, pool)
         connect = _upstreams(settings, pool)
         stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
@@ -138,6 +138,21 @@ async def _open_front(
     if certificate is not None:
         clients.start_soon(keep_fresh, certificate, seen, server.renew_tls)
     return server
+
+
+async def _carry(opened: AsyncExitStack, nursery: trio.Nursery, pool: HttpPool) -> None:
+    """Run the pool until `opened` is closed, and not until the start is given up: who was asked is told the end first.
+
+    Cancellation: the pool ends with `opened`.
+    """
+    scope = trio.CancelScope(shield=True)
+    opened.callback(scope.cancel)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await pool.run(task_status=task_status)
+
+    await nursery.start(run)
 
 
 def _upstreams(settings: Settings, pool: HttpPool) -> Upstreams:
