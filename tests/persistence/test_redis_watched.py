@@ -14,9 +14,11 @@ import pytest
 import trio
 
 import outlast
+from persistence.partitions import partition_of
 from persistence.records import Batch, Fence
 from persistence.redis import RedisStore
 from persistence.redis_nodes import Nodes
+from persistence.redis_records import tag_of
 from persistence.store import FenceLost, Store, StoreInvalid, StoreUnavailable
 from tests.persistence.making import entry, snapshot
 from tests.persistence.redis_servers import RedisServer, commit_until_known, free_ports, programs, wait_for
@@ -116,7 +118,7 @@ async def test_what_a_promoted_replica_has_not_heard_of_is_written_again(world: 
     fence = await store.claim("test")
     await store.commit(Batch(fence, (snapshot("s", 1),)))
     [replica] = world.servers[1:]
-    wait_for(lambda: replica.ask("EXISTS", "rr:meta") == 1, "the replica")
+    wait_until_replicated(replica, "s")
     replica.stop_answering()
     for number in range(FILLING):
         filling = snapshot(f"filling-{number}", 1, {"filling": os.urandom(LARGE_BYTES)})
@@ -289,12 +291,18 @@ async def over_a_former_primary(world: Watched) -> tuple[RedisStore, Fence]:
     fence = await store.claim("test")
     await store.commit(Batch(fence, (snapshot("s", 1),)))
     [replica] = world.servers[1:]
-    wait_for(lambda: replica.ask("EXISTS", "rr:meta") == 1, "the replica")
+    wait_until_replicated(replica, "s")
     world.primary.stop_answering()
     assert world.wait_for_successor() is replica
     world.primary.answer_again()
     wait_for(lambda: world.primary.ask("ROLE")[0] == b"master", "the former primary")
     return store, fence
+
+
+def wait_until_replicated(replica: RedisServer, session_id: str) -> None:
+    """Wait until a replica has a session."""
+    key = f"rr:{tag_of(partition_of(session_id))}s:{session_id}"
+    wait_for(lambda: replica.ask("EXISTS", key) == 1, "the replica")
 
 
 async def until_written_back(runtime: outlast.Runtime) -> None:
