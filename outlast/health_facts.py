@@ -84,6 +84,7 @@ class RestoreFacts:
     restored: int = 0
     uninitialized: int = 0
     waiting: int = 0
+    on_use: int = 0  # left to their first use at the start
 
 
 @attrs.frozen(kw_only=True)

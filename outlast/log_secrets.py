@@ -15,8 +15,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote_plus, unquote
 
+from outlast.server_oauth import ServerOAuth
 from outlast.settings import Settings, facts
 from outlast.targets import HttpTarget, SseTarget, StdioTarget, WebSocketTarget
 from persistence.key_ring import KeyRing
@@ -94,6 +95,10 @@ def secret_texts(value: object) -> Iterator[str]:
             yield from _of_url(url)
         case StdioTarget(command=command):
             yield from _of_command(command)
+        case ServerOAuth(client_id=client_id, client_secret=secret):
+            yield secret
+            yield quote_plus(secret)
+            yield base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
         case KeyRing(keys=keys):
             for key in keys:
                 yield from (encode(key.secret).decode().rstrip("=") for encode in _ENCODINGS)

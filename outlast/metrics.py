@@ -126,7 +126,8 @@ def _store(store: StoreFacts) -> Iterator[Metric]:
 
 
 def _restore(restore: RestoreFacts, counts: Counts) -> Iterator[Metric]:
-    states = {"restored": restore.restored, "uninitialized": restore.uninitialized, "waiting": restore.waiting}
+    states = {"restored": restore.restored, "uninitialized": restore.uninitialized}
+    states |= {"waiting": restore.waiting, "on_use": restore.on_use}
     yield _labelled("restore_sessions", "Stored sessions, as the start has brought them back.", "state", states)
     yield _gauge("restore_permits_in_use", "Sessions being restored now.", counts.restore_permits_in_use)
 

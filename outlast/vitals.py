@@ -139,4 +139,5 @@ class Vitals:
             restored=progress.restored,
             uninitialized=progress.uninitialized,
             waiting=progress.waiting,
+            on_use=progress.on_use,
         )

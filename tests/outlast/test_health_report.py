@@ -128,6 +128,12 @@ def test_restoring_is_told_and_is_no_trouble() -> None:
     assert (found.state, found.said) == (State.HEALTHY, "4 of 10 sessions are back, 6 to come")
 
 
+def test_sessions_that_wait_for_their_owners_are_no_trouble_either() -> None:
+    found = about(attrs.evolve(WELL, restore=RestoreFacts(total=1, restored=1, on_use=7)), "restore on use")
+    assert found.state is State.HEALTHY
+    assert found.said == "7 sessions were left to their first use: their servers want a token of each owner"
+
+
 def test_a_store_that_was_never_probed_is_not_called_away() -> None:
     assert about(with_store(probe_seconds=None, probed_seconds_ago=None), "store").state is State.HEALTHY
 

@@ -21,6 +21,7 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, split_batch
 from transport.upstreams.http_answers import (
@@ -39,7 +40,6 @@ from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
 from transport.upstreams.http_limits import HttpLimits, LinkStatistics
 from transport.upstreams.http_misheard import Misheard
 from transport.upstreams.http_parting import Parting, is_in_flight
-from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_requests import SessionRequests
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
@@ -56,7 +56,7 @@ class StreamableHttpLink:
 
     def __init__(
         self,
-        pool: HttpPool,
+        pool: Carrier,
         target: HttpTarget,
         headers: Sequence[tuple[str, str]],
         inbox: Inbox,
