@@ -78,7 +78,8 @@ def _store(facts: HealthFacts) -> Iterator[Finding]:
 
 
 def _probed(store: StoreFacts, seconds: float) -> Finding:
-    said = f"{store.url}: a durable write and a read took {seconds * 1000:.1f} ms"
+    primary = f", primary {store.primary}" if store.primary else ""
+    said = f"{store.url}{primary}: a durable write and a read took {seconds * 1000:.1f} ms"
     if seconds > PROBE_SECONDS_SLOW:
         advice = "look at what else uses the disk or the network; outlast doctor measures it"
         return Finding("store", State.DEGRADED, said, advice)

@@ -15,12 +15,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
+from urllib.parse import parse_qsl, quote_plus, unquote
 
 from outlast.server_oauth import ServerOAuth
 from outlast.settings import Settings, facts
 from outlast.targets import HttpTarget, SseTarget, StdioTarget, WebSocketTarget
 from persistence.key_ring import KeyRing
+from persistence.redis_url import PLAIN_OPTIONS, is_redis_url
 
 Scrub: TypeAlias = Callable[[str], str]
 
@@ -106,6 +107,10 @@ def secret_texts(value: object) -> Iterator[str]:
 _ENCODINGS = (base64.urlsafe_b64encode, base64.standard_b64encode, base64.b16encode)
 
 
+# Not urlsplit's: it refuses URLs with several hosts, one of which is in brackets.
+_AUTHORITY_AND_QUERY = re.compile(r"://([^/?#]*)[^?#]*\??([^#]*)")
+
+
 def _of_url(text: str) -> Iterator[str]:
     """Give the parts of a URL that can be secrets; of any other text, the part behind `Bearer`."""
     scheme, space, rest = text.partition(" ")
@@ -113,13 +118,15 @@ def _of_url(text: str) -> Iterator[str]:
         yield rest
     if "://" not in text:
         return
-    parts = urlsplit(text)
-    password = parts.password or ""
+    authority, query = _AUTHORITY_AND_QUERY.findall(text)[0]
+    password = authority.rpartition("@")[0].partition(":")[2]
     yield password
     yield unquote(password)
-    yield parts.query
-    for _, value in parse_qsl(parts.query):
-        yield value
+    yield query
+    plain = PLAIN_OPTIONS if is_redis_url(text) else ()  # or no line could say "replicated"
+    for name, value in parse_qsl(query):
+        if name not in plain:
+            yield value
 
 
 def _of_command(command: tuple[str, ...]) -> Iterator[str]:

@@ -90,6 +90,11 @@ ROWS: list[tuple[HealthFacts, str, State, str]] = [
 ]
 
 
+def test_the_primary_in_use_is_told_of() -> None:
+    found = about(with_store(primary="10.0.0.5:6379"), "store")
+    assert found.said.startswith("sqlite:data/outlast.db, primary 10.0.0.5:6379: a durable write")
+
+
 @pytest.mark.parametrize(("facts", "name", "state", "words"), ROWS, ids=[f"{row[1]}: {row[3]}" for row in ROWS])
 def test_what_is_not_well_is_found_with_what_to_do(facts: HealthFacts, name: str, state: State, words: str) -> None:
     found = about(facts, name)
