@@ -22,6 +22,7 @@ from outlast.targets import StdioTarget
 if TYPE_CHECKING:
     from outlast.settings import Settings
     from transport.authentication import Authentication, Verifier
+    from transport.issuer_metadata import Fetch
     from transport.signing_keys import SigningKeys
 
 TOKEN_CHARACTERS_MIN = 16
@@ -219,8 +220,11 @@ def asks_for_tokens(settings: Settings) -> bool:
     return bool(settings.client_tokens or settings.oauth_issuer)
 
 
-def authentication_of(settings: Settings) -> Authentication | None:
+def authentication_of(settings: Settings, fetch: Fetch | None = None) -> Authentication | None:
     """Make what tells clients apart; None: nothing does.
+
+    Args:
+      fetch: gives the issuer's documents; None: they are asked for straight.
 
     Raises:
       OSError, ValueError: the issuer's keys cannot be read from their file.
@@ -233,10 +237,10 @@ def authentication_of(settings: Settings) -> Authentication | None:
     issuers = (settings.oauth_issuer,) if settings.oauth_issuer else ()
     resource = ProtectedResource(settings.public_url.rstrip("/"), issuers, frozenset(settings.oauth_scopes))
     # Trio's clock does not tell when tokens expire; a step of the wall clock moves that, as it does for the issuer.
-    return Authentication(_verifiers(settings), now_unix_s=time.time, resource=resource)
+    return Authentication(_verifiers(settings, fetch), now_unix_s=time.time, resource=resource)
 
 
-def _verifiers(settings: Settings) -> list[Verifier]:
+def _verifiers(settings: Settings, fetch: Fetch | None) -> list[Verifier]:
     verifiers: list[Verifier] = []
     if settings.client_tokens:
         from transport.static_tokens import StaticTokens
@@ -245,7 +249,8 @@ def _verifiers(settings: Settings) -> list[Verifier]:
     if settings.oauth_issuer:
         from transport.jwt_tokens import Issuer, JwtTokens
 
-        verifiers.append(JwtTokens(Issuer(settings.oauth_issuer, _audiences(settings)), _signing_keys(settings)))
+        issuer = Issuer(settings.oauth_issuer, _audiences(settings))
+        verifiers.append(JwtTokens(issuer, _signing_keys(settings, fetch)))
     return verifiers
 
 
@@ -258,9 +263,9 @@ def _audiences(settings: Settings) -> tuple[str, ...]:
     return (base, *(f"{root}/{path}" for root in roots for path in ("mcp", "sse", "messages")))
 
 
-def _signing_keys(settings: Settings) -> SigningKeys:
+def _signing_keys(settings: Settings, fetch: Fetch | None) -> SigningKeys:
     from transport.signing_keys import FetchedKeys, KeysOfFile
 
     if settings.oauth_keys and "://" not in settings.oauth_keys:
         return KeysOfFile(Path(settings.oauth_keys))
-    return FetchedKeys(settings.oauth_issuer, url=settings.oauth_keys)
+    return FetchedKeys(settings.oauth_issuer, url=settings.oauth_keys, fetch=fetch)

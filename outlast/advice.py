@@ -51,7 +51,8 @@ def _about_key_file(settings: Settings) -> Iterator[str]:
 
 def _about_config_file(file: Path, settings: Settings) -> Iterator[str]:
     ours = settings.operators_token, settings.encryption_keys, settings.server_headers, settings.server_oauth
-    if (settings.client_tokens or any(ours)) and _open_to_others(file):
+    proxy_password = "@" in settings.upstream_proxy
+    if (settings.client_tokens or any(ours) or proxy_password) and _open_to_others(file):
         # Some of these may come from the environment; what was in the file is not told apart any more.
         yield f"{file}: other users may read it, and there are secrets in the configuration: chmod 600"
 

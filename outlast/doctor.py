@@ -21,6 +21,7 @@ from outlast.endings import StartRefused
 from outlast.finding import Finding, State
 from outlast.preflight import check_start
 from outlast.settings import Settings
+from outlast.upstream_proxy import proxy_of
 from persistence.opening import open_store
 from persistence.store import StoreError, StoreInUse
 
@@ -74,7 +75,12 @@ async def examine(settings: Settings, surroundings: Surroundings = Surroundings(
     findings = [*_configuration(settings)]
     if settings.store.startswith("sqlite:"):
         findings += await trio.to_thread.run_sync(lambda: list(_device(settings, surroundings)))
-    findings += [await _store(settings), _clock(settings, surroundings), _descriptors(settings, surroundings)]
+    findings += [
+        await _store(settings),
+        *await _proxy(settings),
+        _clock(settings, surroundings),
+        _descriptors(settings, surroundings),
+    ]
     findings.append(await _event_loop(surroundings))
     return findings
 
@@ -166,6 +172,23 @@ async def _opened(settings: Settings) -> Finding:
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LOOK_SECONDS):
             await store.aclose()
+
+
+async def _proxy(settings: Settings) -> Sequence[Finding]:
+    """Connect to the forward proxy, if there is one. It is asked for no tunnel: what it lets pass is by server."""
+    proxy = proxy_of(settings)
+    if proxy is None:
+        return ()
+    said = f"nothing came for {LOOK_SECONDS:g} s"
+    with trio.move_on_after(LOOK_SECONDS):
+        try:
+            stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+        except OSError as error:
+            said = str(error)
+        else:
+            await trio.aclose_forcefully(stream)
+            return (Finding("forward proxy", State.HEALTHY, f"{proxy} takes connections"),)
+    return (Finding("forward proxy", State.DOWN, f"{proxy}: {said}", "look at upstream_proxy, or at the proxy"),)
 
 
 def _clock(settings: Settings, surroundings: Surroundings) -> Finding:

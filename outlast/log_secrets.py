@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qsl, quote_plus, unquote
+from urllib.parse import parse_qsl, quote_plus, unquote, unquote_to_bytes
 
 from outlast.server_oauth import ServerOAuth
 from outlast.settings import Settings, facts
@@ -119,9 +119,12 @@ def _of_url(text: str) -> Iterator[str]:
     if "://" not in text:
         return
     authority, query = _AUTHORITY_AND_QUERY.findall(text)[0]
-    password = authority.rpartition("@")[0].partition(":")[2]
+    user_and_password = authority.rpartition("@")[0]
+    password = user_and_password.partition(":")[2]
     yield password
     yield unquote(password)
+    if password and text.startswith("http"):  # as a forward proxy is shown it
+        yield base64.b64encode(unquote_to_bytes(user_and_password)).decode()
     yield query
     plain = PLAIN_OPTIONS if is_redis_url(text) else ()  # or no line could say "replicated"
     for name, value in parse_qsl(query):

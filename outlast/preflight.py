@@ -19,6 +19,7 @@ from outlast.endings import StartRefused, address_refused
 from outlast.server_oauth import oauth_troubles
 from outlast.settings import Settings
 from outlast.targets import missing_commands
+from outlast.upstream_proxy import proxy_troubles
 from outlast.urls import Address
 
 
@@ -39,6 +40,7 @@ def check_start(settings: Settings, *, may_write: Callable[[Path], bool] = _may_
         *_server_troubles(settings),
         *access_troubles(settings),
         *oauth_troubles(settings),
+        *proxy_troubles(settings),
         *_contradictions(settings),
         *_file_troubles(settings),
         *_store_troubles(settings.store, may_write),

@@ -32,6 +32,7 @@ from outlast.progress import restoring_progress
 from outlast.server_oauth import exchanging_servers, subjects_of
 from outlast.settings import Settings
 from outlast.tool_census import ToolCensus, taking
+from outlast.upstream_proxy import proxy_of
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
 from transport.access_log import AccessLog
 from transport.asgi import asgi_app
@@ -43,6 +44,7 @@ from transport.front import Front
 from transport.gateway import Gateway
 from transport.guard import make_policy
 from transport.handler import HttpLimits
+from transport.issuer_metadata import Fetch
 from transport.operation import Operation
 from transport.operators import Operators
 from transport.quota import Quota
@@ -95,7 +97,7 @@ async def serve(
         front = Front(wait_seconds=settings.restore_wait_seconds, access_log=access_log)
         server = await _open_front(opened, settings, front, listeners, served)
         upstreams = await opened.enter_async_context(trio.open_nursery())
-        pool = HttpPool()
+        pool = HttpPool(proxy=proxy_of(settings))
         await _carry(opened, upstreams, pool)
         subjects = subjects_of(settings)
         connect = _upstreams(settings, pool, subjects)
@@ -118,7 +120,7 @@ async def serve(
                 )
             )
         monitoring = Monitoring(runtime, connect, sessions_max=settings.sessions_max)
-        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations, access_log, subjects)
+        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations, access_log, subjects, pool)
         monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
             serving.start_soon(monitoring.run)
@@ -169,6 +171,7 @@ def _upstreams(settings: Settings, pool: HttpPool, subjects: LiveSubjects | None
         oauth=settings.server_oauth,
         subjects=subjects,
         websocket_ping_seconds=settings.websocket_ping_seconds,
+        proxy=proxy_of(settings),
     )
 
 
@@ -250,6 +253,7 @@ def _gateway(
     operations: Sequence[Operation],
     access_log: AccessLog | None,
     subjects: LiveSubjects | None,
+    pool: HttpPool,
 ) -> Gateway:
     return Gateway(
         runtime,
@@ -275,11 +279,21 @@ def _gateway(
         operations=(administration_of(runtime, upstreams), *operations),
         breakers=upstreams.breakers,
         operators=Operators(settings.operators_token),
-        authentication=authentication_of(settings),
+        authentication=authentication_of(settings, _fetch_for_issuers(settings, pool)),
         access_log=access_log,
         subjects=subjects,
         quota=Quota(settings.exchanges_per_principal_max),
     )
+
+
+def _fetch_for_issuers(settings: Settings, pool: HttpPool) -> Fetch | None:
+    """Give what fetches the issuer's keys where all goes through a forward proxy; elsewhere that needs no pool."""
+    if not settings.upstream_proxy:
+        return None
+    from transport.signing_keys import KEYS_BYTES_MAX
+    from transport.upstreams.side_requests import PooledSideRequests
+
+    return PooledSideRequests(pool, KEYS_BYTES_MAX).fetch
 
 
 def _access_log(settings: Settings) -> AccessLog | None:

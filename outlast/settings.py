@@ -25,6 +25,7 @@ from outlast.kinds import DIRECTORY, SWITCH, Kind, Refused, affordable_connectio
 from outlast.own_kinds import AUDIENCES, HOSTS, ORIGINS, PATH_PREFIX, SCOPES, STORE
 from outlast.server_oauth import SERVER_OAUTH, ServerOAuth
 from outlast.targets import SERVERS, Target
+from outlast.upstream_proxy import PROXY, STRAIGHT
 from outlast.urls import ADDRESS, Address
 from persistence.key_ring import KeyRing
 
@@ -336,6 +337,12 @@ class Settings:
         attrs.Factory(lambda: MappingProxyType({})),
         "variables for each server that is a program, such as its API key; the gateway's own settings never reach one",
         default_text="none",
+    )
+    upstream_proxy: str = _setting(
+        PROXY, "", "the forward proxy through which servers at a URL are reached, and authorization servers"
+    )
+    upstream_proxy_except: tuple[str, ...] = _setting(
+        STRAIGHT, (), "what is reached past upstream_proxy, beside this machine: hosts, domains, addresses, networks"
     )
     certfile: Path | None = _setting(FILE, None, "the certificate chain (PEM): serve HTTPS", flag=True)
     keyfile: Path | None = _setting(FILE, None, "the certificate's private key (PEM)", flag=True)

@@ -21,6 +21,7 @@ from transport.upstreams.authorized_pool import AuthorizedPool
 from transport.upstreams.breaker import Breaker, BreakerState
 from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import CredentialsRefused
+from transport.upstreams.forward_proxy import ForwardProxy
 from transport.upstreams.http_fallback import HttpConnector
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_target import HttpTarget
@@ -74,6 +75,7 @@ class Upstreams:
         oauth: Mapping[str, ServerOAuth] = MappingProxyType({}),
         subjects: LiveSubjects | None = None,
         websocket_ping_seconds: float = 25.0,
+        proxy: ForwardProxy | None = None,
     ) -> None:
         """
         Args:
@@ -84,6 +86,7 @@ class Upstreams:
           oauth: how tokens for a server are got, by the server's name.
           subjects: who has presented which token; needed where these are exchanged.
           websocket_ping_seconds: between pings, to servers over WebSocket.
+          proxy: carries connections to servers over WebSocket, as the pool has one for all others.
         """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
@@ -105,6 +108,7 @@ class Upstreams:
                 self.breakers[name],
                 websocket_ping_seconds,
                 authorizations.get(name),
+                proxy,
             )
             for name, target in servers.items()
         }
@@ -194,6 +198,7 @@ def _connector(
     breaker: Breaker,
     websocket_ping_seconds: float,
     authorization: Authorization | None,
+    proxy: ForwardProxy | None,
 ) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
@@ -205,7 +210,9 @@ def _connector(
             from transport.upstreams.websocket import WebSocketConnector, WebSocketLimits  # as below
 
             limits = WebSocketLimits(ping_seconds=websocket_ping_seconds)
-            return _Observed(WebSocketConnector(url, headers, limits, authorization=authorization), breaker)
+            return _Observed(
+                WebSocketConnector(url, headers, limits, authorization=authorization, proxy=proxy), breaker
+            )
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 

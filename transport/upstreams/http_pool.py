@@ -11,8 +11,6 @@ connection is left to carry.
 
 from __future__ import annotations
 
-import os
-import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -24,11 +22,13 @@ import trio
 from actors.ids import Principal
 from actors.link import Failure
 from actors.log_context import start_apart
+from transport.upstreams.forward_proxy import ForwardProxy
 from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.http_connection import BODY_BYTES_MAX, Connection, Job, Lane
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import Origin
 from transport.upstreams.http_wire import open_wire
+from transport.upstreams.tunnel import describe
 
 _SWEEP_SECONDS = 1.0  # deadlines here are many seconds; a sweep over 256 connections takes some 50 us
 _CARRIED_POLL_SECONDS = 0.01
@@ -75,11 +75,19 @@ class PoolStatistics:
 class HttpPool:
     """Implements `transport.upstreams.carrier.Carrier`. `run` must be running."""
 
-    def __init__(self, *, limits: PoolLimits | None = None, tls_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        limits: PoolLimits | None = None,
+        tls_context: ssl.SSLContext | None = None,
+        proxy: ForwardProxy | None = None,
+    ) -> None:
         """Args:
         tls_context: for https origins; by default one that trusts the system's authorities, made on first use
           (it costs 24 ms and 830 KiB: there is one, and none while all upstreams are http).
+        proxy: makes a tunnel for each connection to an origin that is its to carry; None: all are reached straight.
         """
+        self._proxy = proxy
         self._limits = limits or PoolLimits()
         self._tls_context = tls_context
         self._lanes: dict[Origin, _Lanes] = {}  # bounded by the configured upstreams, as the next
@@ -132,7 +140,7 @@ class HttpPool:
         lanes = self._lanes.get(origin)
         if lanes is None:
             observers = self._observers.setdefault(origin, [])
-            lanes = self._lanes[origin] = _Lanes(origin, self._limits, self._tls_for, observers)
+            lanes = self._lanes[origin] = _Lanes(origin, self._limits, self._tls_for, observers, self._proxy)
         lanes.submit(job, nursery)
 
     async def wait_carried(self) -> None:
@@ -203,8 +211,10 @@ class _Lanes:
         limits: PoolLimits,
         tls_for: Callable[[Origin], ssl.SSLContext | None],
         observers: Sequence[Callable[[str], None]],
+        proxy: ForwardProxy | None,
     ) -> None:
         self._origin = origin
+        self._proxy = proxy if proxy is not None and proxy.carries(origin.host) else None
         self._limits = limits
         self._tls_for = tls_for
         self._observers = observers  # of failures to connect
@@ -348,18 +358,22 @@ class _Lanes:
     async def _connect(self) -> Connection | str:
         try:
             with trio.fail_after(self._limits.connect_seconds_max):
-                wire = await open_wire(self._origin.host, self._origin.port, self._tls_for(self._origin))
+                tls = self._tls_for(self._origin)
+                wire = await open_wire(self._origin.host, self._origin.port, tls, self._proxy)
         except trio.TooSlowError:
             return self._note_failure(f"nothing came for {self._limits.connect_seconds_max:g} s")
         except OSError as error:
-            return self._note_failure(_why(error))
+            return self._note_failure(describe(error))
         return Connection(wire, self)
 
     def _note_failure(self, why: str) -> str:
         """Log a failed attempt. What is returned may reach clients, whom the upstream's address does not concern."""
         self._connects_failed += 1
         if is_power_of_two(self._connects_failed):  # a host that is down fails thousands of them
-            _log.warning("upstream_not_connected", upstream=str(self._origin), why=why, count=self._connects_failed)
+            by = {} if self._proxy is None else {"proxy": str(self._proxy)}
+            _log.warning(
+                "upstream_not_connected", upstream=str(self._origin), why=why, count=self._connects_failed, **by
+            )
         detail = f"no connection to the upstream: {why}"
         for failed in self._observers:
             failed(detail)
@@ -384,17 +398,6 @@ class _Lanes:
         """The other side closed an idle connection: from now on be earlier."""
         seconds = connection.silent_seconds(trio.current_time()) * 0.8
         self._idle_seconds_max = max(_IDLE_SECONDS_LEARNED_MIN, min(self._idle_seconds_max, seconds))
-
-
-def _why(error: OSError) -> str:
-    """Say why connecting failed; trio keeps the reasons, one per address tried, in the cause."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    reason = cause if isinstance(cause, OSError) else error
-    if isinstance(reason, ssl.SSLError | socket.gaierror):  # their numbers are not the system's
-        return reason.strerror or type(reason).__name__
-    return os.strerror(reason.errno) if reason.errno else type(reason).__name__
 
 
 class _Fetch(Job):

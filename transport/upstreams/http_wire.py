@@ -12,6 +12,9 @@ import ssl
 
 import trio
 
+from transport.upstreams.forward_proxy import ForwardProxy
+from transport.upstreams.tunnel import open_stream
+
 _READ_BYTES = 64 * 1024
 # A peer that vanished without a word is noticed after 30 + 3 * 10 s, on connections that may rightly be silent.
 _KEEPALIVE = (
@@ -167,15 +170,20 @@ class TlsWire(PlainWire):
             await self.drain()
 
 
-async def open_wire(host: str, port: int, context: ssl.SSLContext | None) -> PlainWire:
+async def open_wire(
+    host: str, port: int, context: ssl.SSLContext | None, proxy: ForwardProxy | None = None
+) -> PlainWire:
     """Connect, and do the TLS handshake if there is a `context`.
 
+    Args:
+      proxy: makes a tunnel, if the host is its to carry; TLS is with the host all the same.
+
     Raises:
-      OSError: no such host, refused, unreachable, or TLS failed.
+      OSError: no such host, refused, unreachable, no tunnel, or TLS failed.
 
     Cancellation: what was opened is closed.
     """
-    stream = await trio.open_tcp_stream(host, port)
+    stream = await open_stream(host, port, proxy)
     connected = socket.socket(fileno=stream.socket.detach())
     connected.setblocking(False)
     for level, option, value in _KEEPALIVE:

@@ -1,6 +1,7 @@
-"""Requests beside MCP, to authorization servers: bounded in time and size, no redirects, no proxy.
+"""Requests beside MCP, to authorization servers: bounded in time and size, no redirects.
 
-They go over the pool of connections that carries everything else, so that a slow server holds up no thread.
+They go over the pool of connections that carries everything else: a slow server holds up no thread, and a forward proxy
+that servers are reached through (`upstream_proxy`) carries these, too; none from the environment does.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class PooledSideRequests:
     """Implements `SideRequests` over the pool."""
 
     pool: HttpPool
+    answer_bytes_max: int = ANSWER_BYTES_MAX
 
     async def fetch(self, url: str) -> bytes:
         reply = await self._ask("GET", url, {}, b"")
@@ -77,7 +79,7 @@ class PooledSideRequests:
         request = write_head(method, target, tuple({**own, **headers}.items())) + b"\r\n" + body
         try:
             head, answer = await self.pool.fetch(
-                target.origin, request, seconds=ANSWER_SECONDS_MAX, body_bytes_max=ANSWER_BYTES_MAX
+                target.origin, request, seconds=ANSWER_SECONDS_MAX, body_bytes_max=self.answer_bytes_max
             )
         except RequestFailed as failed:
             raise OSError(failed.detail) from None

@@ -27,10 +27,12 @@ from actors.link import ConnectFailed, ConnectRejected, Established, Failure, In
 from actors.state import SessionState
 from transport.upstreams.access_tokens import Authorization, TokenRefused, TokenSource, TokenUnavailable
 from transport.upstreams.credentials import REFUSALS, Credentials
+from transport.upstreams.forward_proxy import ForwardProxy
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
 from transport.upstreams.http_connection import UNAUTHORIZED
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.tunnel import open_stream
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 SUBPROTOCOL = "mcp"
@@ -97,6 +99,7 @@ class WebSocketConnector:
       tls: what to trust, for wss; None: what the system does.
       credentials: whose the headers are: what becomes of sessions when they are refused.
       authorization: gives the token that is sent with the upgrade; None: there is none.
+      proxy: makes a tunnel if the host is its to carry; None: there is none.
     """
 
     url: str = attrs.field(repr=False)
@@ -105,6 +108,7 @@ class WebSocketConnector:
     tls: ssl.SSLContext | None = None
     credentials: Credentials = Credentials.OPERATORS
     authorization: Authorization | None = None
+    proxy: ForwardProxy | None = None
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> WebSocketLink:
         """Open a connection, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -323,7 +327,7 @@ class WebSocketLink:
 
     async def _open_stream(self) -> _Stream:
         origin = self._target.origin
-        plain = await trio.open_tcp_stream(origin.host, origin.port)
+        plain = await open_stream(origin.host, origin.port, self._connector.proxy)
         if origin.scheme != "https":
             return plain
         trusted = self._connector.tls if self._connector.tls is not None else _shared_tls()
