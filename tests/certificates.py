@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class Authority:
-    """Signs certificates for localhost and 127.0.0.1."""
+    """Signs certificates, for localhost and 127.0.0.1 unless other names are given."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -41,14 +42,13 @@ class Authority:
         context.load_verify_locations(cadata=pem)
         return context
 
-    def issue(self, certfile: Path, keyfile: Path) -> int:
+    def issue(self, certfile: Path, keyfile: Path, *, names: Sequence[str] = ("localhost", "127.0.0.1")) -> int:
         """Write a new certificate and its key. Gives its serial number."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         issuer_key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
             _builder(_name("localhost"), self._name, key)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
             .add_extension(issuer_key_id, critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -66,6 +66,13 @@ def serial_of(connection: ssl.SSLObject) -> int:
     shown = connection.getpeercert(binary_form=True)
     assert shown is not None
     return x509.load_der_x509_certificate(shown).serial_number
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _name(common: str) -> x509.Name:
