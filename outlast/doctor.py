@@ -179,12 +179,14 @@ async def _proxy(settings: Settings) -> Sequence[Finding]:
     proxy = proxy_of(settings)
     if proxy is None:
         return ()
+    from transport.upstreams.tunnel import describe  # here: few have one
+
     said = f"nothing came for {LOOK_SECONDS:g} s"
     with trio.move_on_after(LOOK_SECONDS):
         try:
             stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         except OSError as error:
-            said = str(error)
+            said = describe(error)
         else:
             await trio.aclose_forcefully(stream)
             return (Finding("forward proxy", State.HEALTHY, f"{proxy} takes connections"),)

@@ -64,6 +64,11 @@ def test_tables_are_read_from_one_text_as_well() -> None:
         ("OUTLAST_CLIENT_TOKENS", "ann=s3cret"),
         ("OUTLAST_CLIENT_TOKENS", "ann=s3cret-0123456789,bob=s3cret-0123456789"),
         ("OUTLAST_OPERATORS_TOKEN", "s3cret"),
+        ("OUTLAST_UPSTREAM_PROXY", "s3cret"),
+        ("OUTLAST_UPSTREAM_PROXY", "http://ada:s3cret@proxy.example"),
+        ("OUTLAST_UPSTREAM_PROXY", "https://ada:s3cret@proxy.example:3128"),
+        ("OUTLAST_UPSTREAM_PROXY", "socks5://ada:s3cret@proxy.example:1080"),
+        ("OUTLAST_UPSTREAM_PROXY", "http://ada:s3/cret:s3cret@proxy.example:3128"),
     ],
 )
 def test_a_refusal_says_what_is_allowed_and_not_what_was_given(variable: str, text: str) -> None:

@@ -112,6 +112,7 @@ def test_every_secret_of_the_configuration_is_known() -> None:
         server_environment={"local": {"WIKI": "secret-for-a-program"}},
         client_tokens={"ada": "secret-token-of-ada"},
         operators_token="secret-of-operators",
+        upstream_proxy="http://ada:secret-of-proxy%21@proxy.example:3128",
         encryption_keys=key,  # type: ignore[arg-type]
     )
     environment = {
@@ -135,6 +136,10 @@ def test_every_secret_of_the_configuration_is_known() -> None:
         "secret-of-the-server",
         "secret-token-of-ada",
         "secret-of-operators",
+        "http://ada:secret-of-proxy%21@proxy.example:3128",
+        "secret-of-proxy%21",
+        "secret-of-proxy!",
+        "YWRhOnNlY3JldC1vZi1wcm94eSE=",  # as Basic credentials
         "secret-in-environment",
         *secrets_of(Settings(encryption_keys=key), {}),  # type: ignore[arg-type]
     }

@@ -47,6 +47,7 @@ def settings() -> outlast.Settings:
         server_oauth={"web": ServerOAuth("client_credentials", "outlast", "sekretsekretsekret-3")},
         client_tokens={"ada": "sekretsekretsekret-1"},
         operators_token="sekretsekretsekret-2",
+        upstream_proxy="http://ada:sekret@proxy.example:3128",
     )
 
 

@@ -197,6 +197,10 @@ def test_all_mistakes_are_named_at_once_with_place_key_value_and_what_is_allowed
         ("websocket_initialize_seconds_max", -1),
         ("websocket_return_seconds_max", 601),
         ("websocket_messages_in_hand_max", 0),
+        ("upstream_proxy", 3),
+        ("upstream_proxy", "proxy.example:3128"),
+        ("upstream_proxy_except", ["*"]),
+        ("upstream_proxy_except", ["10.0.0.1/8"]),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_in_code_too(name: str, raw: object) -> None:
