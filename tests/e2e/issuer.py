@@ -26,7 +26,11 @@ GATEWAY_CLIENT = "gateway"  # the client that gets tokens for that one
 class Issuer:
     """Issues tokens whose audience is `AUDIENCE`. Close it at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "") -> None:
+        """
+        Args:
+          url: by which it is known, where that leads here by a proxy; "": where it listens.
+        """
         self.requests: list[tuple[str, dict[str, str]]] = []  # path, form; in order
         self.issued: list[str] = []  # at the token endpoint
         self.says_seconds = 600.0  # that they last
@@ -36,7 +40,8 @@ class Issuer:
         self.make_token: Callable[[int], str] | None = None  # from its number: one that is no JWT
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.port = self._http.server_port
+        self.url = url or f"http://127.0.0.1:{self.port}"
         self._server = AuthorizationServer(self.url)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
