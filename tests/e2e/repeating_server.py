@@ -1,6 +1,7 @@
 """A server that repeats to whoever asks what it was asked with, credentials included: as some proxies' error pages do.
 
-The first part of a path says how: a status, or `html` and `events` for a status of 200 with a body of that kind.
+The first part of a path says how: a status, or `html` and `events` for a status of 200 with a body of that kind. Asked
+for a tunnel, it wants other credentials (407).
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ class _Repeating(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:
-        how = self.path.lstrip("/").partition("/")[0]
+        how = "407" if self.command == "CONNECT" else self.path.lstrip("/").partition("/")[0]
         heard = self.rfile.read(int(self.headers.get("content-length", 0)))
         told = f"cannot serve {self.path}\n{self.headers}\n{heard.decode(errors='replace')}"
         if how == "events":
             told = f"event: endpoint\ndata: http://elsewhere.example{self.path}\n\ndata: {told!r}\n\n"
         body = told.encode()
-        self.send_response(int(how) if how.isdigit() else 200, f"cannot serve {self.path}")
+        credentials = self.headers.get("proxy-authorization", "")
+        self.send_response(int(how) if how.isdigit() else 200, f"cannot serve {self.path} {credentials}")
         self.send_header("Content-Type", _KINDS.get(how, "text/plain"))
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Location", f"http://elsewhere.example{self.path}")
@@ -47,7 +49,7 @@ class _Repeating(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_DELETE = _answer
+    do_GET = do_POST = do_DELETE = do_CONNECT = _answer
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""

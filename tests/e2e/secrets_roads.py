@@ -1,12 +1,13 @@
 """Secrets in the places that only other transports, TLS and Redis have: a `SecretsBed` with all of these at once.
 
 Its servers are reached over HTTP+SSE, WebSocket and without a session; some are away, some refuse the gateway's own
-credentials, and some repeat them in their errors. The gateway stands behind TLS, its sessions in a Redis that asks for
-a password.
+credentials, and some repeat them in their errors; before some is a forward proxy that does so. The gateway stands
+behind TLS, its sessions in a Redis that asks for a password.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from tests.persistence.redis_servers import RedisServer, free_ports, running
 SERVING = ("modern", "events", "socket")
 REFUSING = ("refused-events", "refused-socket")
 AWAY = ("gone-events", "gone-socket")
+BEHIND_PROXY = ("tunnel-http", "tunnel-events", "tunnel-socket")
 REPEATING = tuple(
     f"repeats-{how}" for how in ("302", "400", "401", "403", "404", "500", "html", "events", "sse", "socket")
 )
@@ -49,6 +51,7 @@ def make_roads_bed(directory: Path, *, road: str, form: str) -> SecretsBed:
                 if name not in (*OF_AN_ISSUER, *EXCHANGING)
             ),
             **_start_issuer(bed, urlsplit(servers["repeats-400"]).netloc),
+            "OUTLAST_UPSTREAM_PROXY": _proxy(planted, urlsplit(servers["repeats-400"]).netloc),
             "OUTLAST_CLIENT_TOKENS": f"ada={planted.plant('token of ada')},eve={planted.plant('token of eve')}",
             "OUTLAST_OPERATORS_TOKEN": planted.plant("token of operators"),
             "SESSION_STORE": _start_redis(bed),
@@ -75,6 +78,13 @@ def _tls_settings(directory: Path, planted: Planted, authority: Authority) -> Ma
         "OUTLAST_KEYFILE": str(keyfile),
         "SSL_CERT_FILE": str(authority.write(directory / "authority.pem")),  # for commands that ask the gateway
     }
+
+
+def _proxy(planted: Planted, repeating: str) -> str:
+    """Give the URL of a forward proxy that repeats what it is shown."""
+    password = planted.plant("password of the forward proxy")
+    planted.keep("credentials that the forward proxy is shown", base64.b64encode(f"ada:{password}".encode()).decode())
+    return f"http://ada:{password}@{repeating}"
 
 
 def _start_redis(bed: SecretsBed) -> str:
@@ -131,12 +141,15 @@ def _start_servers(bed: SecretsBed, directory: Path) -> dict[str, str]:
         "refused-socket": f"ws://{socket.address}/ws",
         "gone-events": "sse+http://127.0.0.1:1/sse",
         "gone-socket": "ws://127.0.0.1:1/ws",
+        "tunnel-http": "https://mcp.invalid/mcp",
+        "tunnel-events": "sse+https://mcp.invalid/sse",
+        "tunnel-socket": "wss://mcp.invalid/ws",
         **{
             name: _repeating_target(name.partition("-")[2], repeating)
             for name in (*REPEATING, *OF_AN_ISSUER, *EXCHANGING)
         },
     }
-    assert set(targets) == {*SERVING, *REFUSING, *AWAY, *repeating_names}
+    assert set(targets) == {*SERVING, *REFUSING, *AWAY, *BEHIND_PROXY, *repeating_names}
     return {name: f"{target}?key={bed.planted.plant(f'query of {name}')}" for name, target in targets.items()}
 
 

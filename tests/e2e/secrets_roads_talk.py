@@ -17,7 +17,17 @@ from tests.e2e.modern_bed import VERSION
 from tests.e2e.raw_client import ConnectionBroken, RawClient
 from tests.e2e.raw_sse_client import RawSseClient
 from tests.e2e.secrets_bed import SecretsBed
-from tests.e2e.secrets_roads import AWAY, EXCHANGING, OF_AN_ISSUER, REFUSING, REPEATING, SERVING, TOKEN_OF_ADA, sse_url
+from tests.e2e.secrets_roads import (
+    AWAY,
+    BEHIND_PROXY,
+    EXCHANGING,
+    OF_AN_ISSUER,
+    REFUSING,
+    REPEATING,
+    SERVING,
+    TOKEN_OF_ADA,
+    sse_url,
+)
 from tests.e2e.socket_client import SocketClient, connect
 from tests.transport.modern_messages import PREFIX, call, headers_of, request
 
@@ -34,7 +44,7 @@ async def say_everything(bed: SecretsBed) -> None:
     await _wrongly_over_sse(bed)
     await _wrongly_over_sockets(bed)
     async with trio.open_nursery() as nursery:
-        for server in (*REFUSING, *AWAY, *REPEATING, *OF_AN_ISSUER, *EXCHANGING):
+        for server in (*REFUSING, *AWAY, *BEHIND_PROXY, *REPEATING, *OF_AN_ISSUER, *EXCHANGING):
             nursery.start_soon(_of_no_use, bed, server)
 
 

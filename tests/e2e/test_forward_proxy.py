@@ -124,7 +124,9 @@ async def test_calls_share_tunnels(bed: Bed, tmp_path: Path) -> None:
         await client.open_session()
         for number in range(1, 21):
             assert await client.call("counter") == str(number)
-        assert network.proxy.opened <= 5  # one for calls, one for the server's own stream, and what the handshake needed
+        assert (
+            network.proxy.opened <= 5
+        )  # one for calls, one for the server's own stream, and what the handshake needed
 
 
 async def test_there_is_no_other_way_to_the_server(bed: Bed, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.secrets_bed import SecretsBed
 from tests.e2e.secrets_commands import ask_by_commands, start_wrongly
-from tests.e2e.secrets_roads import make_roads_bed
+from tests.e2e.secrets_roads import BEHIND_PROXY, make_roads_bed
 from tests.e2e.secrets_roads_talk import ask_about_sessions
 from tests.e2e.secrets_roads_talk import say_everything as say_everything_elsewhere
 from tests.e2e.secrets_talk import say_everything
@@ -105,6 +105,8 @@ async def test_nor_over_the_other_transports(road: str, form_of_road: str, tmp_p
     assert "request answered" in bed.said["logs"]  # so it did log what it could
     for server in ("repeats-403", "oauth-403", "exchange-403"):
         assert "cannot serve" in bed.said[f"answers from {server}"]  # so what repeats them is quoted
+    for server in BEHIND_PROXY:
+        assert "the forward proxy answered CONNECT with 407" in bed.said[f"answers from {server}"]
     assert "token 0 for a server" in bed.planted.by_place  # so there were some
     for server in ("oauth-refused", "exchange-refused"):
         assert "HTTP 400: look at its token endpoint" in bed.said[f"answers from {server}"]
