@@ -21,7 +21,7 @@ def _read_proxy(raw: object) -> str:
     if raw == "":
         return ""
     if not isinstance(raw, str):
-        raise Refused("it must be http://[USER:PASSWORD@]HOST:PORT")
+        raise Refused("it must be http://[USER:PASSWORD@]HOST:PORT, or https:// for TLS to the proxy itself")
     from transport.upstreams.forward_proxy import ForwardProxy  # here: few have one, and all read settings
 
     try:

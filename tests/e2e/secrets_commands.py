@@ -71,7 +71,7 @@ def start_wrongly(bed: SecretsBed, directory: Path) -> None:
         {"OUTLAST_SERVER_HEADERS": f"modern: Authorization {plant('header without a colon')}"},
         {"OUTLAST_CLIENT_TOKENS": f"ada:{plant('token without a name')}"},
         {"OUTLAST_OPERATORS_TOKEN": f"{plant('token with a space')} x"},
-        {"OUTLAST_UPSTREAM_PROXY": f"https://ada:{plant('password of a proxy over TLS')}@127.0.0.1:1"},
+        {"OUTLAST_UPSTREAM_PROXY": f"socks5://ada:{plant('password of a proxy of another kind')}@127.0.0.1:1"},
         {"OUTLAST_UPSTREAM_PROXY": f"http://ada:{plant('password of a proxy without a port')}@proxy.invalid"},
     )
     for changes in wrong:

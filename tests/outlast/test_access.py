@@ -66,7 +66,7 @@ def test_tables_are_read_from_one_text_as_well() -> None:
         ("OUTLAST_OPERATORS_TOKEN", "s3cret"),
         ("OUTLAST_UPSTREAM_PROXY", "s3cret"),
         ("OUTLAST_UPSTREAM_PROXY", "http://ada:s3cret@proxy.example"),
-        ("OUTLAST_UPSTREAM_PROXY", "https://ada:s3cret@proxy.example:3128"),
+        ("OUTLAST_UPSTREAM_PROXY", "https://ada:s3cret@proxy.example:3128/path"),
         ("OUTLAST_UPSTREAM_PROXY", "socks5://ada:s3cret@proxy.example:1080"),
         ("OUTLAST_UPSTREAM_PROXY", "http://ada:s3/cret:s3cret@proxy.example:3128"),
     ],

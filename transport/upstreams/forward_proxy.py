@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import ssl
 from collections.abc import Iterable
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -23,7 +24,7 @@ from transport.upstreams.http_target import default_user_agent
 _IpAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 _Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
-_EXPECTED = "it must be http://[USER:PASSWORD@]HOST:PORT"
+_EXPECTED = "it must be http://[USER:PASSWORD@]HOST:PORT, or https:// for TLS to the proxy itself"
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\Z")  # in lower case and ASCII, without the dot at its end
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -76,6 +77,9 @@ class ForwardProxy:
     port: int
     authorization: str = attrs.field(default="", repr=False)  # for Proxy-Authorization; "": none
     straight: StraightHosts = StraightHosts()
+    is_tls: bool = False  # the way to the proxy; what goes through it has its own
+    # For that way alone; None: what the system trusts.
+    trusted: ssl.SSLContext | None = attrs.field(default=None, eq=False, repr=False)
 
     @classmethod
     def parse(cls, url: str, straight: Iterable[str] = ()) -> ForwardProxy:
@@ -92,11 +96,7 @@ class ForwardProxy:
             host, port = parts.hostname or "", parts.port
         except ValueError:
             raise ValueError(_EXPECTED) from None
-        if parts.scheme == "https":
-            raise ValueError(
-                f"{_EXPECTED}: TLS to the proxy itself is not supported (servers at https are encrypted through it)"
-            )
-        if parts.scheme != "http" or parts.path not in ("", "/") or parts.query or parts.fragment:
+        if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError(_EXPECTED)
         if not host or not port:
             raise ValueError(f"{_EXPECTED}: host and port are both needed, since proxies have no usual port")
@@ -104,10 +104,10 @@ class ForwardProxy:
             host = _name(host)
         user_and_password, at, _ = parts.netloc.rpartition("@")
         authorization = _basic(user_and_password) if at else ""
-        return cls(host, port, authorization, StraightHosts.parse(straight))
+        return cls(host, port, authorization, StraightHosts.parse(straight), parts.scheme == "https")
 
     def __str__(self) -> str:
-        return f"http://{_authority(self.host, self.port)}"
+        return f"{'https' if self.is_tls else 'http'}://{_authority(self.host, self.port)}"
 
     def carries(self, host: str) -> bool:
         """Whether a host is to be reached through the proxy."""

@@ -13,6 +13,7 @@ import ssl
 import trio
 
 from transport.upstreams.forward_proxy import ForwardProxy
+from transport.upstreams.tls_stream import TlsStream
 from transport.upstreams.tunnel import open_stream
 
 _READ_BYTES = 64 * 1024
@@ -183,9 +184,7 @@ async def open_wire(
 
     Cancellation: what was opened is closed.
     """
-    stream = await open_stream(host, port, proxy)
-    connected = socket.socket(fileno=stream.socket.detach())
-    connected.setblocking(False)
+    connected = _taken_from(await open_stream(host, port, proxy))
     for level, option, value in _KEEPALIVE:
         connected.setsockopt(level, option, value)
     if context is None:
@@ -197,3 +196,12 @@ async def open_wire(
         wire.close()
         raise
     return wire
+
+
+def _taken_from(stream: trio.SocketStream | TlsStream) -> socket.socket:
+    """Take a stream's socket over."""
+    if isinstance(stream, TlsStream):  # to a proxy; it does as a plain one does
+        return stream.socket
+    connected = socket.socket(fileno=stream.socket.detach())
+    connected.setblocking(False)
+    return connected

@@ -15,6 +15,7 @@ import trio
 
 from transport.upstreams.forward_proxy import ForwardProxy
 from transport.upstreams.http_response import ResponseInvalid, ResponseReader
+from transport.upstreams.tls_stream import TlsStream, open_tls
 
 HEAD_BYTES_MAX = 16 * 1024  # proxies' answers have a few hundred; those of sign-in pages some kilobytes of cookies
 _HEAD_END = b"\r\n\r\n"
@@ -36,7 +37,7 @@ class ProxyFailed(OSError):
     """The forward proxy was not reached, or opened no tunnel; the message says why, and names no address."""
 
 
-async def open_stream(host: str, port: int, proxy: ForwardProxy | None) -> trio.SocketStream:
+async def open_stream(host: str, port: int, proxy: ForwardProxy | None) -> trio.SocketStream | TlsStream:
     """Connect to a host.
 
     Args:
@@ -51,7 +52,10 @@ async def open_stream(host: str, port: int, proxy: ForwardProxy | None) -> trio.
     if proxy is None or not proxy.carries(host):
         return await trio.open_tcp_stream(host, port)
     try:
-        stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+        stream: trio.SocketStream | TlsStream = await trio.open_tcp_stream(proxy.host, proxy.port)
+        if proxy.is_tls:
+            assert isinstance(stream, trio.SocketStream)
+            stream = await open_tls(stream, proxy.host, proxy.trusted)
     except OSError as error:
         raise ProxyFailed(f"the forward proxy is not reached: {describe(error)}") from None
     try:
@@ -75,7 +79,7 @@ def describe(error: OSError) -> str:
     return os.strerror(reason.errno) if reason.errno else type(reason).__name__
 
 
-async def _ask(stream: trio.SocketStream, request: bytes, port: int) -> None:
+async def _ask(stream: trio.abc.Stream, request: bytes, port: int) -> None:
     """Ask for a tunnel, and return when the stream is one."""
     try:
         await stream.send_all(request)
@@ -90,7 +94,7 @@ async def _ask(stream: trio.SocketStream, request: bytes, port: int) -> None:
         raise ProxyFailed("the forward proxy sent more than its answer to CONNECT")
 
 
-async def _read_status(stream: trio.SocketStream) -> tuple[int, bytes]:
+async def _read_status(stream: trio.abc.Stream) -> tuple[int, bytes]:
     """Read an answer's head; give its status, and what came behind it.
 
     What a 2xx says of a body is void here (RFC 9110, 9.3.6), so the head's end is looked for and only the head parsed.

@@ -32,6 +32,7 @@ from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two,
 from transport.upstreams.http_connection import UNAUTHORIZED
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.tls_stream import TlsStream
 from transport.upstreams.tunnel import open_stream
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
@@ -41,7 +42,7 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 
 _log = structlog.get_logger(__name__)
 
-_Stream: TypeAlias = "trio.SocketStream | trio.SSLStream[trio.SocketStream]"
+_Stream: TypeAlias = "trio.SocketStream | TlsStream | trio.SSLStream[trio.SocketStream | TlsStream]"
 
 
 @attrs.frozen
@@ -345,7 +346,7 @@ class WebSocketLink:
             headers["Authorization"] = f"Bearer {self._token}"
         return await trio_websocket.wrap_client_stream(
             nursery,
-            stream,
+            stream,  # type: ignore[arg-type]  # any trio stream will do
             self._target.authority,
             self._target.path,
             subprotocols=[SUBPROTOCOL],

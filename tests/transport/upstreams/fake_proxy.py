@@ -3,6 +3,7 @@ says, down to the bytes."""
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -13,11 +14,16 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 class FakeProxy:
     """Listens on a port of its own. Names are resolved here and nowhere else, as behind a company's proxy."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """
+        Args:
+          tls: of the way to the proxy; None: it is plain.
+        """
+        self._tls = tls
         self.places: dict[str, int] = {}  # host:port, as the proxy is asked for it -> a port on this machine
         self.heads: list[bytes] = []  # of all that was asked
         self.answers: list[bytes] = []  # what is said to the next ones instead; then the connection is closed
-        self.script: Callable[[trio.SocketStream], Awaitable[None]] | None = None  # in place of any answer
+        self.script: Callable[[trio.abc.Stream], Awaitable[None]] | None = None  # in place of any answer
         self.opened = 0  # tunnels that were made
         self.open = 0  # tunnels that are there now
         self.established = ESTABLISHED
@@ -40,14 +46,17 @@ class FakeProxy:
         task_status.started()
         await trio.serve_listeners(self._serve, listeners)
 
-    async def _serve(self, client: trio.SocketStream) -> None:
+    async def _serve(self, plain: trio.SocketStream) -> None:
+        client: trio.abc.Stream = plain
+        if self._tls is not None:
+            client = trio.SSLStream(plain, self._tls, server_side=True, https_compatible=True)
         try:
             async with client:
                 await self._answer(client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # either side may break off
 
-    async def _answer(self, client: trio.SocketStream) -> None:
+    async def _answer(self, client: trio.abc.Stream) -> None:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             data = await client.receive_some()
@@ -66,7 +75,7 @@ class FakeProxy:
             await client.send_all(self.established)
             await self._relay(client, upstream)
 
-    async def _relay(self, client: trio.SocketStream, upstream: trio.SocketStream) -> None:
+    async def _relay(self, client: trio.abc.Stream, upstream: trio.SocketStream) -> None:
         self.opened += 1
         self.open += 1
         try:
@@ -77,7 +86,7 @@ class FakeProxy:
             self.open -= 1
 
 
-async def _copy(source: trio.SocketStream, target: trio.SocketStream, scope: trio.CancelScope) -> None:
+async def _copy(source: trio.abc.Stream, target: trio.abc.Stream, scope: trio.CancelScope) -> None:
     try:
         async for data in source:
             await target.send_all(data)

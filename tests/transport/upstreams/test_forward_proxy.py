@@ -23,6 +23,7 @@ def basic(text: str) -> str:
         ("http://Proxy.Example.:3128", URL, ""),
         ("http://[::1]:3128", "http://[::1]:3128", ""),
         ("http://10.0.0.1:80", "http://10.0.0.1:80", ""),
+        ("https://proxy.example:443", "https://proxy.example:443", ""),
         ("http://ada:secret@proxy.example:3128", URL, basic("ada:secret")),
         ("http://ada:@proxy.example:3128", URL, basic("ada:")),
         ("http://a%40b:p%3A%2F%C3%BC@proxy.example:3128", URL, basic("a@b:p:/ü")),
@@ -40,7 +41,7 @@ def test_a_proxy_is_understood(url: str, shown: str, authorization: str) -> None
     [
         ("proxy.example:3128", "http://"),
         ("socks5://hunter2.example:1080", "http://"),
-        ("https://u:hunter2@proxy.example:3128", "TLS to the proxy itself is not supported"),
+        ("https://u:hunter2@proxy.example", "host and port"),
         ("http://u:hunter2@proxy.example", "host and port"),
         ("http://u:hunter2@:3128", "host and port"),
         ("http://u:hunter2@proxy.example:port", "HOST:PORT"),

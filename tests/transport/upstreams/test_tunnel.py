@@ -35,6 +35,7 @@ from transport.upstreams.websocket import WebSocketConnector, WebSocketLimits
 
 PASSWORD = "hunter2-of-the-proxy"
 NAME = "mcp.invalid"  # RFC 6761, 6.4: no resolver knows it
+LARGE = b"x" * 1_000_000  # many records of TLS
 REQUEST = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -73,6 +74,7 @@ class Bench:
     pool: HttpPool
     resolver: Resolver
     nursery: trio.Nursery
+    forward_proxy: ForwardProxy
 
     def target(self, scheme: str = "http", port: int = 80) -> HttpTarget:
         """The upstream's endpoint, by the name that only the proxy knows."""
@@ -91,22 +93,33 @@ class Bench:
         assert PASSWORD not in failed.value.detail
         return failed.value.detail
 
-    def forward_proxy(self) -> ForwardProxy:
-        return ForwardProxy.parse(f"http://ada:{PASSWORD}@{self.proxy.address}")
+
+@attrs.frozen
+class Way:
+    """TLS between gateway and proxy."""
+
+    shown: ssl.SSLContext
+    trusted: ssl.SSLContext
 
 
 @asynccontextmanager
-async def bench(*, straight: bool = False, tls: ssl.SSLContext | None = None) -> AsyncIterator[Bench]:
+async def bench(
+    *, straight: bool = False, tls: ssl.SSLContext | None = None, way: Way | None = None
+) -> AsyncIterator[Bench]:
     """A pool behind a proxy; `straight`: without one, the control."""
     with resolving() as resolver:
         async with trio.open_nursery() as nursery:
-            proxy, upstream = FakeProxy(), ScriptedUpstream(echo_http)
+            proxy, upstream = FakeProxy(None if way is None else way.shown), ScriptedUpstream(echo_http)
             await nursery.start(proxy.run)
             await nursery.start(upstream.run)
-            by = None if straight else ForwardProxy.parse(f"http://ada:{PASSWORD}@{proxy.address}")
-            pool = HttpPool(limits=PoolLimits(connect_seconds_max=10.0), tls_context=tls, proxy=by)
+            scheme = "http" if way is None else "https"
+            by = ForwardProxy.parse(f"{scheme}://ada:{PASSWORD}@{proxy.address}")
+            by = attrs.evolve(by, trusted=None if way is None else way.trusted)
+            pool = HttpPool(
+                limits=PoolLimits(connect_seconds_max=10.0), tls_context=tls, proxy=None if straight else by
+            )
             await nursery.start(pool.run)
-            yield Bench(proxy, upstream, pool, resolver, nursery)
+            yield Bench(proxy, upstream, pool, resolver, nursery, by)
             nursery.cancel_scope.cancel()
 
 
@@ -182,7 +195,7 @@ async def test_each_way_to_grant_a_tunnel_is_understood(established: bytes) -> N
 async def test_the_answer_may_come_byte_by_byte() -> None:
     async with bench() as world:
 
-        async def slowly(client: trio.SocketStream) -> None:
+        async def slowly(client: trio.abc.Stream) -> None:
             for byte in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 407 No\r\n\r\n":
                 await client.send_all(bytes([byte]))
                 await trio.testing.wait_all_tasks_blocked()
@@ -246,7 +259,7 @@ async def test_what_is_no_strict_answer_opens_no_tunnel(answer: bytes, said: str
         world.proxy.answers = [answer]
         world.target()
         with pytest.raises(ProxyFailed, match=said):
-            await open_stream(NAME, 80, world.forward_proxy())
+            await open_stream(NAME, 80, world.forward_proxy)
 
 
 async def test_a_proxy_that_is_away_is_named_as_that() -> None:
@@ -268,7 +281,7 @@ async def test_a_proxy_that_says_nothing_is_given_the_time_of_a_connect(autojump
 async def test_a_proxy_that_dribbles_is_given_no_longer(autojump_clock: MockClock) -> None:
     """Each byte would start a deadline for silence anew: there is one for the whole."""
 
-    async def dribble(client: trio.SocketStream) -> None:
+    async def dribble(client: trio.abc.Stream) -> None:
         for byte in b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1000:
             await client.send_all(bytes([byte]))
             await trio.sleep(1)
@@ -283,37 +296,43 @@ async def test_a_proxy_that_dribbles_is_given_no_longer(autojump_clock: MockCloc
 async def test_giving_up_closes_the_connection_to_the_proxy(autojump_clock: MockClock) -> None:
     ended = trio.Event()
 
-    async def wait_for_the_end(client: trio.SocketStream) -> None:
+    async def wait_for_the_end(client: trio.abc.Stream) -> None:
         assert await client.receive_some() == b""
         ended.set()
 
     async with bench() as world:
         world.proxy.script = wait_for_the_end
         with trio.move_on_after(1):
-            await open_stream(NAME, 443, world.forward_proxy())
+            await open_stream(NAME, 443, world.forward_proxy)
         with trio.fail_after(1):
             await ended.wait()
 
 
-async def _say_nothing(client: trio.SocketStream) -> None:
+async def _say_nothing(client: trio.abc.Stream) -> None:
     await client.receive_some()
 
 
 # ---- TLS ----
 
 
-@asynccontextmanager
-async def tls_upstream(world: Bench, directory: Path, authority: Authority, *names: str) -> AsyncIterator[HttpTarget]:
-    """Have a server with a certificate for names, which the proxy knows by `NAME`."""
+def shown_by(directory: Path, authority: Authority, *names: str) -> ssl.SSLContext:
+    """Give what a server with a certificate for these names shows."""
     authority.issue(directory / "chain.pem", directory / "key.pem", names=names)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(directory / "chain.pem", directory / "key.pem")
+    return context
+
+
+@asynccontextmanager
+async def tls_upstream(world: Bench, directory: Path, authority: Authority, *names: str) -> AsyncIterator[HttpTarget]:
+    """Have a server with a certificate for names, which the proxy knows by `NAME`."""
+    context = shown_by(directory, authority, *names)
 
     async def serve(plain: trio.SocketStream) -> None:
         stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
         try:
             while await stream.receive_some():
-                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(LARGE), LARGE))
         except trio.BrokenResourceError:
             pass
         finally:
@@ -344,6 +363,63 @@ async def test_a_certificate_for_another_name_is_refused_through_a_tunnel_as_wel
         assert "certificate" in await world.fail(target)
 
 
+# ---- TLS to the proxy itself ----
+
+
+@pytest.fixture
+def way(tmp_path: Path) -> Way:
+    authority = Authority()
+    return Way(shown_by(tmp_path, authority, "127.0.0.1"), authority.trusting())
+
+
+async def test_a_proxy_may_be_spoken_to_over_tls(way: Way) -> None:
+    async with bench(way=way) as world:
+
+        async def echo_whole(seen: SeenRequest, caller: Caller) -> None:
+            await caller.answer(200, seen.body)
+
+        world.upstream.script = echo_whole
+        target = world.target()
+        request = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(LARGE), LARGE)
+        for _ in range(3):
+            _, body = await world.pool.fetch(target.origin, request, seconds=60)
+            assert body == LARGE
+        assert (world.proxy.opened, world.upstream.connections) == (1, 1)
+
+
+async def test_tls_with_the_upstream_goes_inside_tls_with_the_proxy(way: Way, tmp_path: Path) -> None:
+    authority = Authority()
+    async with (
+        bench(tls=authority.trusting(), way=way) as world,
+        tls_upstream(world, tmp_path, authority, NAME) as target,
+    ):
+        for _ in range(3):
+            head, body = await world.pool.fetch(target.origin, REQUEST, seconds=60)
+            assert (head.status, body) == (200, LARGE)
+        assert world.proxy.opened == 1
+
+
+async def test_a_proxy_that_is_not_trusted_is_told_no_password(way: Way) -> None:
+    async with bench(way=attrs.evolve(way, trusted=Authority().trusting())) as world:
+        assert "the forward proxy is not reached: " in await world.fail()
+        assert world.proxy.heads == []
+
+
+async def test_a_websocket_goes_through_a_proxy_over_tls(way: Way) -> None:
+    async with bench(way=way) as world, socket_upstream(world) as (_, url):
+        await _ask_over_websocket(world, url)
+        assert world.proxy.opened == 1
+
+
+async def test_a_handshake_with_the_proxy_has_the_time_of_a_connect(way: Way, autojump_clock: MockClock) -> None:
+    """A plain proxy says nothing to the beginning of a handshake."""
+    async with bench() as world:
+        by = attrs.evolve(world.forward_proxy, is_tls=True, trusted=way.trusted)
+        with trio.move_on_after(10) as waiting:
+            await open_stream(NAME, 443, by)
+        assert waiting.cancelled_caught
+
+
 # ---- WebSocket ----
 
 
@@ -354,15 +430,19 @@ async def socket_upstream(world: Bench) -> AsyncIterator[tuple[Server, str]]:
         yield server, f"ws://{NAME}/ws"
 
 
+async def _ask_over_websocket(world: Bench, url: str) -> None:
+    inbox = RecordingInbox(world.nursery, patience_seconds=10)
+    link = await WebSocketConnector(url, proxy=world.forward_proxy)(new_session(), inbox)
+    link.send(CALL, TICKET)
+    assert isinstance(await inbox.wait(), Received)
+    link.close(end_session=True)
+
+
 async def test_a_websocket_goes_through_a_tunnel() -> None:
     async with bench() as world, socket_upstream(world) as (server, url):
-        inbox = RecordingInbox(world.nursery, patience_seconds=10)
-        link = await WebSocketConnector(url, proxy=world.forward_proxy())(new_session(), inbox)
-        link.send(CALL, TICKET)
-        assert isinstance(await inbox.wait(), Received)
+        await _ask_over_websocket(world, url)
         assert world.proxy.asked_for == [f"{NAME}:80"]
         assert "proxy-authorization" not in server.heads[0]
-        link.close(end_session=True)
 
 
 async def test_a_websocket_that_gets_no_tunnel_fails_as_one_that_gets_no_connection() -> None:
@@ -370,7 +450,7 @@ async def test_a_websocket_that_gets_no_tunnel_fails_as_one_that_gets_no_connect
         inbox = RecordingInbox(world.nursery)
         world.proxy.answers = [b"HTTP/1.1 407 %b\r\n\r\n" % PASSWORD.encode()]
         with pytest.raises(ConnectFailed, match="the forward proxy answered CONNECT with 407") as failed:
-            await WebSocketConnector(url, proxy=world.forward_proxy())(new_session(), inbox)
+            await WebSocketConnector(url, proxy=world.forward_proxy)(new_session(), inbox)
         assert PASSWORD not in str(failed.value)
         with pytest.raises(ConnectFailed, match="the connection failed"):  # the control: there is no other way
             await WebSocketConnector(url)(new_session(), inbox)
@@ -382,7 +462,7 @@ async def test_a_websocket_waits_for_a_proxy_no_longer_than_for_a_server(autojum
         limits = WebSocketLimits(connect_seconds_max=3.0)
         began = trio.current_time()
         with pytest.raises(ConnectFailed, match="no connection within 3 s"):
-            await WebSocketConnector(url, limits=limits, proxy=world.forward_proxy())(
+            await WebSocketConnector(url, limits=limits, proxy=world.forward_proxy)(
                 new_session(), RecordingInbox(world.nursery)
             )
         assert trio.current_time() - began == pytest.approx(3.0)
