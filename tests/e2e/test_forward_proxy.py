@@ -6,8 +6,7 @@ the proxy alone knows where they are, and counts its tunnels.
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from tests.e2e.test_gateway_restart import answers_in, frames_until_killed
 from tests.e2e.waiting import wait_until_asked
 from tests.transport.tokens import AuthorizationServer
 from tests.transport.upstreams.fake_proxy import FakeProxy
+from tests.transport.upstreams.tls_before import shown_by, tls_before
 
 pytestmark = pytest.mark.one_road  # what is before the gateway is none of its upstreams' business
 
@@ -47,14 +47,12 @@ class Company:
 async def company(directory: Path, *ports: tuple[str, int]) -> AsyncIterator[Company]:
     """Have a proxy and, behind it, TLS in front of each name's port."""
     authority, proxy = Authority(), FakeProxy()
-    authority.issue(directory / "chain.pem", directory / "key.pem", names=(NAME, ISSUER_NAME))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(directory / "chain.pem", directory / "key.pem")
+    context = shown_by(directory, authority, NAME, ISSUER_NAME)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
         for name, port in ports:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            nursery.start_soon(trio.serve_listeners, _tls_before(port, context), [listener])
+            nursery.start_soon(trio.serve_listeners, tls_before(port, context), [listener])
             proxy.places[f"{name}:443"] = listener.socket.getsockname()[1]
         environment = {
             "OUTLAST_UPSTREAM_PROXY": f"http://ada:{PASSWORD}@{proxy.address}",
@@ -63,26 +61,6 @@ async def company(directory: Path, *ports: tuple[str, int]) -> AsyncIterator[Com
         }
         yield Company(proxy, environment)
         nursery.cancel_scope.cancel()
-
-
-def _tls_before(port: int, context: ssl.SSLContext) -> Callable[[trio.SocketStream], Awaitable[None]]:
-    async def serve(plain: trio.SocketStream) -> None:
-        stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
-        async with await trio.open_tcp_stream("127.0.0.1", port) as server, trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, stream, server, nursery.cancel_scope)
-            nursery.start_soon(_copy, server, stream, nursery.cancel_scope)
-        await trio.aclose_forcefully(plain)
-
-    return serve
-
-
-async def _copy(source: trio.abc.ReceiveStream, target: trio.abc.SendStream, scope: trio.CancelScope) -> None:
-    try:
-        async for data in source:
-            await target.send_all(data)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # either side may break off
-    scope.cancel()
 
 
 def port_of(url: str) -> int:

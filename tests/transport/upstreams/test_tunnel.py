@@ -6,9 +6,8 @@ Method: upstreams have names that only the proxy knows; where any other name is 
 from __future__ import annotations
 
 import socket
-import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,110 +17,21 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from actors.link import ConnectFailed, Failure
+from actors.link import ConnectFailed
 from tests.certificates import Authority
 from tests.transport.upstreams.bed import CALL, TICKET, new_session
-from tests.transport.upstreams.fake_proxy import ESTABLISHED, FakeProxy
+from tests.transport.upstreams.fake_proxy import ESTABLISHED
 from tests.transport.upstreams.recording_inbox import Received, RecordingInbox
-from tests.transport.upstreams.scripted_upstream import Caller, ScriptedUpstream, SeenRequest
+from tests.transport.upstreams.scripted_upstream import Caller, SeenRequest
 from tests.transport.upstreams.test_websocket import Server, echo, serving
+from tests.transport.upstreams.tls_before import shown_by, tls_before
+from tests.transport.upstreams.tunnel_bed import LARGE, NAME, PASSWORD, Bench, Way, bench
 from transport.upstreams.forward_proxy import ForwardProxy
-from transport.upstreams.http_pool import HttpPool, PoolLimits, RequestFailed
 from transport.upstreams.http_target import HttpTarget
 from transport.upstreams.http_wire import PlainWire, open_wire
 from transport.upstreams.side_requests import PooledSideRequests
 from transport.upstreams.tunnel import HEAD_BYTES_MAX, ProxyFailed, open_stream
 from transport.upstreams.websocket import WebSocketConnector, WebSocketLimits
-
-PASSWORD = "hunter2-of-the-proxy"
-NAME = "mcp.invalid"  # RFC 6761, 6.4: no resolver knows it
-LARGE = b"x" * 1_000_000  # many records of TLS
-REQUEST = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-class Resolver(trio.abc.HostnameResolver):
-    """Keeps which names were asked for, and knows none."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    async def getaddrinfo(self, host: bytes | None, *rest: object) -> list[tuple[object, ...]]:  # type: ignore[override]
-        self.asked.append((host or b"").decode())
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    async def getnameinfo(self, *_: object) -> tuple[str, str]:
-        raise AssertionError("nobody asks for the names of addresses")
-
-
-@contextmanager
-def resolving() -> Iterator[Resolver]:
-    resolver = Resolver()
-    former = trio.socket.set_custom_hostname_resolver(resolver)
-    try:
-        yield resolver
-    finally:
-        trio.socket.set_custom_hostname_resolver(former)
-
-
-async def echo_http(_: SeenRequest, caller: Caller) -> None:
-    await caller.answer(200, b"{}")
-
-
-@attrs.frozen
-class Bench:
-    proxy: FakeProxy
-    upstream: ScriptedUpstream
-    pool: HttpPool
-    resolver: Resolver
-    nursery: trio.Nursery
-    forward_proxy: ForwardProxy
-
-    def target(self, scheme: str = "http", port: int = 80) -> HttpTarget:
-        """The upstream's endpoint, by the name that only the proxy knows."""
-        self.proxy.places[f"{NAME}:{port}"] = urlsplit(self.upstream.url).port or 0
-        return HttpTarget.parse(f"{scheme}://{NAME}:{port}/mcp")
-
-    async def ask(self, target: HttpTarget | None = None) -> int:
-        head, _ = await self.pool.fetch((target or self.target()).origin, REQUEST, seconds=60)
-        return head.status
-
-    async def fail(self, target: HttpTarget | None = None) -> str:
-        """Ask, and give why that failed; never was anything sent."""
-        with pytest.raises(RequestFailed) as failed:
-            await self.ask(target)
-        assert failed.value.failure is Failure.NOT_SENT
-        assert PASSWORD not in failed.value.detail
-        return failed.value.detail
-
-
-@attrs.frozen
-class Way:
-    """TLS between gateway and proxy."""
-
-    shown: ssl.SSLContext
-    trusted: ssl.SSLContext
-
-
-@asynccontextmanager
-async def bench(
-    *, straight: bool = False, tls: ssl.SSLContext | None = None, way: Way | None = None
-) -> AsyncIterator[Bench]:
-    """A pool behind a proxy; `straight`: without one, the control."""
-    with resolving() as resolver:
-        async with trio.open_nursery() as nursery:
-            proxy, upstream = FakeProxy(None if way is None else way.shown), ScriptedUpstream(echo_http)
-            await nursery.start(proxy.run)
-            await nursery.start(upstream.run)
-            scheme = "http" if way is None else "https"
-            by = ForwardProxy.parse(f"{scheme}://ada:{PASSWORD}@{proxy.address}")
-            by = attrs.evolve(by, trusted=None if way is None else way.trusted)
-            pool = HttpPool(
-                limits=PoolLimits(connect_seconds_max=10.0), tls_context=tls, proxy=None if straight else by
-            )
-            await nursery.start(pool.run)
-            yield Bench(proxy, upstream, pool, resolver, nursery, by)
-            nursery.cancel_scope.cancel()
-
 
 # ---- tunnels ----
 
@@ -315,38 +225,20 @@ async def _say_nothing(client: trio.abc.Stream) -> None:
 # ---- TLS ----
 
 
-def shown_by(directory: Path, authority: Authority, *names: str) -> ssl.SSLContext:
-    """Give what a server with a certificate for these names shows."""
-    authority.issue(directory / "chain.pem", directory / "key.pem", names=names)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(directory / "chain.pem", directory / "key.pem")
-    return context
-
-
-@asynccontextmanager
-async def tls_upstream(world: Bench, directory: Path, authority: Authority, *names: str) -> AsyncIterator[HttpTarget]:
-    """Have a server with a certificate for names, which the proxy knows by `NAME`."""
+async def start_tls(world: Bench, directory: Path, authority: Authority, *names: str) -> HttpTarget:
+    """Put TLS in front of the upstream, with a certificate for these names; the proxy knows it by `NAME`."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     context = shown_by(directory, authority, *names)
-
-    async def serve(plain: trio.SocketStream) -> None:
-        stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
-        try:
-            while await stream.receive_some():
-                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(LARGE), LARGE))
-        except trio.BrokenResourceError:
-            pass
-        finally:
-            await trio.aclose_forcefully(plain)
-
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    world.nursery.start_soon(trio.serve_listeners, serve, listeners)
-    world.proxy.places[f"{NAME}:443"] = listeners[0].socket.getsockname()[1]
-    yield HttpTarget.parse(f"https://{NAME}/mcp")
+    serve = tls_before(urlsplit(world.upstream.url).port or 0, context)
+    world.nursery.start_soon(trio.serve_listeners, serve, [listener])
+    world.proxy.places[f"{NAME}:443"] = listener.socket.getsockname()[1]
+    return HttpTarget.parse(f"https://{NAME}/mcp")
 
 
 async def test_tls_through_a_tunnel_is_with_the_upstream_and_the_proxy_reads_nothing(tmp_path: Path) -> None:
     authority = Authority()
-    async with bench(tls=authority.trusting()) as world, tls_upstream(world, tmp_path, authority, NAME) as target:
+    async with bench(tls=authority.trusting()) as world:
+        target = await start_tls(world, tmp_path, authority, NAME)
         for _ in range(3):
             assert await world.ask(target) == 200
         assert world.proxy.asked_for == [f"{NAME}:443"]
@@ -356,10 +248,8 @@ async def test_tls_through_a_tunnel_is_with_the_upstream_and_the_proxy_reads_not
 async def test_a_certificate_for_another_name_is_refused_through_a_tunnel_as_well(tmp_path: Path) -> None:
     """The proxy may lead anywhere: what it leads to has to show the upstream's name."""
     authority = Authority()
-    async with (
-        bench(tls=authority.trusting()) as world,
-        tls_upstream(world, tmp_path, authority, "127.0.0.1", "proxy.invalid") as target,
-    ):
+    async with bench(tls=authority.trusting()) as world:
+        target = await start_tls(world, tmp_path, authority, "127.0.0.1", "proxy.invalid")
         assert "certificate" in await world.fail(target)
 
 
@@ -372,31 +262,29 @@ def way(tmp_path: Path) -> Way:
     return Way(shown_by(tmp_path, authority, "127.0.0.1"), authority.trusting())
 
 
+async def echo_whole(seen: SeenRequest, caller: Caller) -> None:
+    await caller.answer(200, seen.body)
+
+
+async def echo_large(world: Bench, target: HttpTarget) -> None:
+    """Send and get more than sockets hold, so that either side has to wait in the middle of it."""
+    world.upstream.script = echo_whole
+    request = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(LARGE), LARGE)
+    for _ in range(2):
+        _, body = await world.pool.fetch(target.origin, request, seconds=60)
+        assert body == LARGE
+    assert (world.proxy.opened, world.upstream.connections) == (1, 1)
+
+
 async def test_a_proxy_may_be_spoken_to_over_tls(way: Way) -> None:
     async with bench(way=way) as world:
-
-        async def echo_whole(seen: SeenRequest, caller: Caller) -> None:
-            await caller.answer(200, seen.body)
-
-        world.upstream.script = echo_whole
-        target = world.target()
-        request = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(LARGE), LARGE)
-        for _ in range(3):
-            _, body = await world.pool.fetch(target.origin, request, seconds=60)
-            assert body == LARGE
-        assert (world.proxy.opened, world.upstream.connections) == (1, 1)
+        await echo_large(world, world.target())
 
 
 async def test_tls_with_the_upstream_goes_inside_tls_with_the_proxy(way: Way, tmp_path: Path) -> None:
     authority = Authority()
-    async with (
-        bench(tls=authority.trusting(), way=way) as world,
-        tls_upstream(world, tmp_path, authority, NAME) as target,
-    ):
-        for _ in range(3):
-            head, body = await world.pool.fetch(target.origin, REQUEST, seconds=60)
-            assert (head.status, body) == (200, LARGE)
-        assert world.proxy.opened == 1
+    async with bench(tls=authority.trusting(), way=way) as world:
+        await echo_large(world, await start_tls(world, tmp_path, authority, NAME))
 
 
 async def test_a_proxy_that_is_not_trusted_is_told_no_password(way: Way) -> None:
@@ -432,7 +320,8 @@ async def socket_upstream(world: Bench) -> AsyncIterator[tuple[Server, str]]:
 
 async def _ask_over_websocket(world: Bench, url: str) -> None:
     inbox = RecordingInbox(world.nursery, patience_seconds=10)
-    link = await WebSocketConnector(url, proxy=world.forward_proxy)(new_session(), inbox)
+    limits = WebSocketLimits(close_seconds=0.05)
+    link = await WebSocketConnector(url, limits=limits, proxy=world.forward_proxy)(new_session(), inbox)
     link.send(CALL, TICKET)
     assert isinstance(await inbox.wait(), Received)
     link.close(end_session=True)
