@@ -44,10 +44,11 @@ class Company:
 
 
 @asynccontextmanager
-async def company(directory: Path, *ports: tuple[str, int]) -> AsyncIterator[Company]:
+async def company(directory: Path, *ports: tuple[str, int], scheme: str = "http") -> AsyncIterator[Company]:
     """Have a proxy and, behind it, TLS in front of each name's port."""
-    authority, proxy = Authority(), FakeProxy()
-    context = shown_by(directory, authority, NAME, ISSUER_NAME)
+    authority = Authority()
+    context = shown_by(directory, authority, NAME, ISSUER_NAME, "127.0.0.1")
+    proxy = FakeProxy(context if scheme == "https" else None)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
         for name, port in ports:
@@ -55,7 +56,7 @@ async def company(directory: Path, *ports: tuple[str, int]) -> AsyncIterator[Com
             nursery.start_soon(trio.serve_listeners, tls_before(port, context), [listener])
             proxy.places[f"{name}:443"] = listener.socket.getsockname()[1]
         environment = {
-            "OUTLAST_UPSTREAM_PROXY": f"http://ada:{PASSWORD}@{proxy.address}",
+            "OUTLAST_UPSTREAM_PROXY": f"{scheme}://ada:{PASSWORD}@{proxy.address}",
             "SSL_CERT_FILE": str(authority.write(directory / "authority.pem")),
             "OUTLAST_RESTORE_WAIT_SECONDS": "10",
         }
@@ -67,9 +68,12 @@ def port_of(url: str) -> int:
     return urlsplit(url).port or 0
 
 
-async def test_sessions_live_through_a_kill_of_the_gateway_behind_a_proxy(bed: Bed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_sessions_live_through_a_kill_of_the_gateway_behind_a_proxy(
+    bed: Bed, scheme: str, tmp_path: Path
+) -> None:
     upstream = bed.lasting.resumable
-    async with company(tmp_path, (NAME, port_of(upstream.url))) as network:
+    async with company(tmp_path, (NAME, port_of(upstream.url)), scheme=scheme) as network:
         gateway = await bed.gateway(environment=network.environment, only=f"https://{NAME}/mcp")
         client = RawClient(gateway.url())
         await client.open_session()
