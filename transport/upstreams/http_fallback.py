@@ -14,7 +14,6 @@ import trio
 from actors.jsonrpc import Message, RequestId
 from actors.link import ConnectFailed, ConnectRejected, Established, Inbox, Link
 from actors.state import SessionState
-from transport.upstreams.handshake import INITIALIZE
 from transport.upstreams.http_jobs import CallJob
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_response import ResponseHead
@@ -90,12 +89,13 @@ class HttpConnector:
 class _Undecided:
     """Implements `actors.link.Link` for a session that is being opened: one transport, then perhaps the other."""
 
+    __slots__ = ("_connector", "_inbox", "_link", "_streamable")
+
     def __init__(self, connector: HttpConnector, streamable: StreamableHttpLink, inbox: Inbox) -> None:
         self._connector = connector
         self._streamable = streamable
         self._inbox = inbox
         self._link: Link = streamable
-        self._opening: tuple[Message, int] | None = None
         streamable.opening_declined = self._declined
 
     def __repr__(self) -> str:
@@ -110,8 +110,6 @@ class _Undecided:
         return self._link.resumable
 
     def send(self, message: Message, ticket: int) -> None:
-        if message.method == INITIALIZE:
-            self._opening = message, ticket
         self._link.send(message, ticket)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
@@ -144,8 +142,7 @@ class _Undecided:
         except BaseException:
             link.close(end_session=True)
             raise
-        assert self._opening is not None
+        assert call.opening is not None
         self._connector.note_sse()
         self._link = link
-        message, ticket = self._opening
-        link.send(message, ticket)
+        link.send(call.opening, call.ticket)
