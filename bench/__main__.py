@@ -111,13 +111,28 @@ def commits(
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.05), help="Of each window.")
 @click.option("--redis", default="", help="The URL of a Redis server, to be measured too; its keys are removed.")
 @click.option("--folder", default="", help="Where the file lies.  [default: the system's temporary folder]")
+@click.option(
+    "--codec",
+    type=click.Choice(tuple(CODECS)),
+    default=rows_of.RowsPlan().codec,
+    show_default=True,
+    help="How records are sealed, also the bare ones.",
+)
 @_as_json
 @_results
 def rows(
-    rows: int, sessions: int, rounds: int, seconds: float, redis: str, folder: str, as_json: bool, results: Path
+    rows: int,
+    sessions: int,
+    rounds: int,
+    seconds: float,
+    redis: str,
+    folder: str,
+    codec: str,
+    as_json: bool,
+    results: Path,
 ) -> None:
     """Measure rows per second of a store: SQLite, synced; and Redis, fenced, beside a bare pipeline."""
-    plan = rows_of.RowsPlan(rows, sessions, rounds, seconds, redis, folder)
+    plan = rows_of.RowsPlan(rows, sessions, rounds, seconds, redis, folder, codec)
     with progress() as bar:
         task = bar.add_task("starting", total=plan.steps)
         measured = rows_of.measure(plan, on_step=lambda words: bar.update(task, advance=1, description=words))

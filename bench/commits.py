@@ -3,8 +3,8 @@
 So many clients each change a value of a session of their own, and wait until that is durable, again and again. Every
 window has a fresh store; afterwards it is opened anew, and must hold for every session exactly the last value that its
 client was told is kept. Ways of sealing records take turns within a round, so that their ratio is not that of two
-minutes. What a bare fdatasync takes on the same disk, just before, stands beside the numbers: it is the
-floor of each of them.
+minutes, and in every other round backwards: what a window leaves to the disk costs the one after it some 3 %. What a
+bare fdatasync takes on the same disk, just before, stands beside the numbers: it is the floor of each of them.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class CommitsRow:
 def measure(plan: CommitsPlan, *, on_step: Callable[[str], None]) -> list[CommitsRow]:
     """Measure all rounds, interleaved, each in a store of its own."""
     rounds: dict[tuple[str, int], list[Committed]] = {}
-    for _ in range(plan.rounds):
+    for number in range(plan.rounds):
         for clients in plan.clients:
-            for codec in plan.codecs:
+            for codec in plan.codecs if number % 2 == 0 else plan.codecs[::-1]:
                 with new_place(plan.store, codec, plan.folder) as place:
                     rounds.setdefault((codec, clients), []).append(measure_window(plan, clients, place))
                 on_step(f"{codec}, {clients} clients")

@@ -19,6 +19,7 @@ from persistence.sealing import Sealing
 from persistence.store import Store
 
 PLAIN = "plain"
+COMPRESSED = "compressed"
 _DELETED_AT_ONCE = 500
 
 
@@ -29,7 +30,7 @@ def _sealing() -> Sealing:
 # In the words of `--codec`.
 CODECS: Mapping[str, Codec] = {
     PLAIN: Codec(),
-    "compressed": Codec(compression=Compression()),
+    COMPRESSED: Codec(compression=Compression()),
     "sealed": Codec(sealing=_sealing()),
     "both": Codec(compression=Compression(), sealing=_sealing()),
 }

