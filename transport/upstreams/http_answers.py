@@ -6,7 +6,6 @@ Servers disagree about nearly every status here; each rule names who does it.
 from __future__ import annotations
 
 import re
-import sys
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import Failure
@@ -95,8 +94,7 @@ def read_names(head: ResponseHead, answer: Message) -> tuple[str, str]:
         version = read_terms(answer.raw).protocol_version
     except InvalidTerms:
         version = ""  # the session passes the answer on, and its client judges it
-    # A link keeps it as long as it lives: one string for each revision, not one for each session.
-    return session_id, sys.intern(version) if _HEADER_SAFE.fullmatch(version) else ""
+    return session_id, version if _HEADER_SAFE.fullmatch(version) else ""
 
 
 def answer_to(request_id: RequestId, message: Message) -> Message | None:
