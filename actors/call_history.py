@@ -5,6 +5,10 @@ commit, or after about a second. No reply waits for it. What had not been kept i
 goes back to what is durable. An entry of the log for each call would be dear (a row costs the store 24 microseconds, a
 relayed call 170 in all), so what was noted since the last commit becomes one entry, a *page*.
 
+A call in flight is on record once a crash has ended it, if the session's record tells of it: if it had become a stream.
+Others are in no snapshot, even where there was one meanwhile (`snapshots.py`): a call that was answered after that, and
+whose own record was still soft, would be recorded as lost though its client has the answer.
+
 Bounded by itself in calls and in bytes, in memory and in the store: pages are a log of their own, and push out no event
 (`persistence/records.py`). The oldest page goes whole once all of it is beyond the bounds. What is noted beyond them
 before it could be kept is dropped, oldest first: it would be trimmed by the same commit.

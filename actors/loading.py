@@ -15,10 +15,11 @@ LOAD_SECONDS_MAX = 5.0  # whoever waits for a session to come to life is told to
 class NotLoaded(Exception):
     """The session cannot come to life."""
 
-    def __init__(self, problem: Problem, detail: str, *, corrupt: bool = False) -> None:
+    def __init__(self, problem: Problem, detail: str, *, corrupt: bool = False, away: bool = False) -> None:
         super().__init__(detail)
         self.outcome = NotDone(problem, detail)  # for whoever waits
         self.corrupt = corrupt  # it never can
+        self.away = away  # nothing is known of it: the store did not answer
 
 
 async def load(shared: Surroundings, session_id: str) -> Snapshot:
@@ -34,7 +35,7 @@ async def load(shared: Surroundings, session_id: str) -> Snapshot:
             await shared.writer.settle(session_id)
             snapshot = await shared.store.load(session_id)
     except (StoreUnavailable, trio.TooSlowError) as error:
-        raise NotLoaded(Problem.UNAVAILABLE, f"the store does not answer: {error}") from error
+        raise NotLoaded(Problem.UNAVAILABLE, f"the store does not answer: {error}", away=True) from error
     except SnapshotTooNew as error:
         raise NotLoaded(Problem.UNAVAILABLE, str(error)) from error
     except SnapshotCorrupt as error:

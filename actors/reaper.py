@@ -120,7 +120,9 @@ class Reaper:
             self.sweep()
 
     def sweep(self) -> None:
-        """Sweep once."""
+        """Sweep once; not while the process is stopping, when the next one has all the time there is."""
+        if self._registry.draining:
+            return
         now_unix_s = self._registry.shared.clock.now_unix_s()
         in_use = self._passivate_idle(now_unix_s)
         headers = list(self._registry.headers())
@@ -128,7 +130,7 @@ class Reaper:
         expired = {*found.expired, *found.brief}
         for session_id in (*found.brief, *self._portion(found, len(headers))):
             reason = "expired" if session_id in expired else "uninitialized"
-            self._registry.remove(session_id, reason)
+            self._registry.let_go(session_id, reason)
             self.reaped += 1
 
     def _portion(self, found: Sweep, sessions: int) -> tuple[SessionId, ...]:

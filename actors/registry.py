@@ -16,6 +16,7 @@ import trio
 from msgspec.structs import replace
 
 from actors import messages as say
+from actors.departures import Departures
 from actors.ids import ANONYMOUS, Principal, SessionId
 from actors.index import SessionIndex
 from actors.log_context import start_apart
@@ -25,8 +26,7 @@ from actors.state import SessionState
 from actors.supervisor import ChildSpec, supervise
 from actors.surroundings import Surroundings
 from actors.tally import Tally
-from persistence.records import SnapshotHeader, Tombstone
-from persistence.writer import Receipt
+from persistence.records import SnapshotHeader
 
 log = structlog.get_logger("outlast.registry")
 
@@ -92,6 +92,8 @@ class Registry:
         self._draining = False
         self._all_gone = trio.Event()
         self.knows_all: Callable[[], bool] = _always  # whether every stored session has been told of
+        # Who is there to put a session back: nobody knows more of it than the index did.
+        self.departures = Departures(shared, stopping=lambda: self._draining, stays=self._index.put_if_new)
 
     # ---- the index ----
 
@@ -102,7 +104,8 @@ class Registry:
     def adopt(self, headers: Iterable[SnapshotHeader]) -> None:
         """Add sessions that were stored all the while, but not known; what is in the index already is fresher."""
         for header in headers:
-            self._index.put_if_new(header)
+            if header.session_id not in self.departures:
+                self._index.put_if_new(header)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -182,7 +185,7 @@ class Registry:
         if header.failure in REAPED_REASONS or (
             actor is None and header.expires_unix_s <= self.shared.clock.now_unix_s()
         ):
-            self.remove(session_id, header.failure or "expired")
+            self.let_go(session_id, header.failure or "expired")
             raise SessionNotFound("no such session")
         if actor is None:
             if self._draining:
@@ -231,21 +234,24 @@ class Registry:
     # ---- removing ----
 
     def remove(self, session_id: SessionId, reason: str) -> None:
-        """End a session from our side (expired, uninitialized, an operator's wish), soon and without waiting."""
+        """End a session, soon and without waiting; where it is not in memory, nobody else is told."""
+        header = self._taken_out(session_id, reason)
+        if header is not None:
+            self.departures.bury(header, reason)
+
+    def let_go(self, session_id: SessionId, reason: str) -> None:
+        """End a session whose time is over, soon and without waiting; its server is told, if it can be."""
+        header = self._taken_out(session_id, reason)
+        if header is not None:
+            self.departures.take(header, reason)
+
+    def _taken_out(self, session_id: SessionId, reason: str) -> SnapshotHeader | None:
+        """Have a session in memory end by itself; take one at rest out of the index, and give its header."""
         actor = self._residents.get(session_id)
         if actor is not None and not actor.ended:  # one that has ended, and is about to leave, takes nothing more
             actor.tell(say.Close(0, reason))
-            return
-        header = self._index.pop(session_id)
-        if header is None:
-            return
-        tombstone = Tombstone(session_id, reason, self.shared.clock.now_unix_s())
-
-        def receipt(receipt: Receipt) -> None:
-            if receipt.failure is not None and header is not None:
-                self._index.put_if_new(header)  # there was no room even for that: the reaper tries again
-
-        self.shared.writer.bury(tombstone, receipt)
+            return None
+        return self._index.pop(session_id)
 
     # ---- the end ----
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 import structlog
@@ -36,6 +36,7 @@ class RestoreProgress:
     restored: int = 0
     uninitialized: int = 0
     waiting: int = 0  # behind an upstream that does not answer, or not yet begun
+    on_use: int = 0  # beside these: left to their first use, since only their owners can have them opened
 
     @property
     def done(self) -> bool:
@@ -52,6 +53,7 @@ class Restorer:
         permits: int = 64,
         permits_per_server: int = 8,
         sessions_max: int = 10_000,
+        on_use: Collection[str] = (),
         backoff: Backoff = Backoff(first_seconds=1.0, most_seconds=60.0),
         progress: Callable[[RestoreProgress], None] = lambda _: None,
         draw_chance: Callable[[], float] = random.random,
@@ -60,11 +62,13 @@ class Restorer:
         Args:
           sessions_max: how many of the most recently active sessions are restored; the others wait for their first
           use. progress: told after each session.
+          on_use: servers none of whose sessions is restored before its first use.
         """
         self._registry = registry
         self._limiter = trio.CapacityLimiter(permits)
         self._permits_per_server = permits_per_server
         self._sessions_max = sessions_max
+        self._on_use = frozenset(on_use)
         self._backoff = backoff
         self._tell = progress
         self._draw_chance = draw_chance
@@ -78,7 +82,11 @@ class Restorer:
     async def run(self) -> None:
         """Restore, until each session was restored or found uninitialized. Cancellation: safe."""
         queues = self._plan()
-        self.progress = RestoreProgress(total=sum(map(len, queues.values())), waiting=sum(map(len, queues.values())))
+        total = sum(map(len, queues.values()))
+        left = sum(header.server_id in self._on_use for header in self._registry.headers()) if self._on_use else 0
+        self.progress = RestoreProgress(total=total, waiting=total, on_use=left)
+        if left and not total:  # else it is told with the last of the others
+            self._tell(self.progress)
         async with trio.open_nursery() as nursery:
             for queue in queues.values():
                 server = _Server(queue)
@@ -86,7 +94,9 @@ class Restorer:
                     nursery.start_soon(self._work, server)
 
     def _plan(self) -> dict[str, deque[SessionId]]:
-        headers = [header for header in self._registry.headers() if not header.failure]
+        headers = [
+            header for header in self._registry.headers() if not header.failure and header.server_id not in self._on_use
+        ]
         headers.sort(key=lambda header: header.last_active_unix_s, reverse=True)
         queues: dict[str, deque[SessionId]] = {}
         for header in headers[: self._sessions_max]:
@@ -125,6 +135,7 @@ class Restorer:
             now.restored + (not uninitialized),
             now.uninitialized + uninitialized,
             now.waiting - 1,
+            now.on_use,
         )
         self._tell(self.progress)
 

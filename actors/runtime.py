@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -55,6 +55,7 @@ class RuntimeOptions:
     session_ttl_seconds: float = 24 * 3600.0  # from the last activity
     reaper_rules: ReaperRules = ReaperRules()
     restore: bool = True  # bring stored sessions to life in the background
+    restored_on_use: Collection[str] = ()  # servers whose sessions are not brought to life in the background
     restore_permits: int = 64
     restore_permits_per_server: int = 8
     connect_seconds_max: float = 10.0  # for one attempt to open a link
@@ -419,6 +420,7 @@ def _start_keepers(
             permits=options.restore_permits,
             permits_per_server=options.restore_permits_per_server,
             sessions_max=options.resident_sessions_max,
+            on_use=options.restored_on_use,
             progress=progress,
         )
         nursery.start_soon(supervise, ChildSpec("restorer", partial(_restore, runtime.restorer, runtime.store)))

@@ -78,7 +78,7 @@ def _pairs(raw: object) -> list[tuple[object, object]]:
 
 def _read_server_headers(raw: object) -> Mapping[str, Mapping[str, str]]:
     """Read a table SERVER -> HEADER -> VALUE, or lines `SERVER: HEADER: VALUE`."""
-    table = _server_table(raw, ":", "HEADER")
+    table = server_table(raw, ":", "HEADER")
     from transport.upstreams.http_target import check_headers  # here: few have such headers, and all read settings
 
     for server, headers in table.items():
@@ -91,7 +91,7 @@ def _read_server_headers(raw: object) -> Mapping[str, Mapping[str, str]]:
 
 def _read_server_environment(raw: object) -> Mapping[str, Mapping[str, str]]:
     """Read a table SERVER -> VARIABLE -> VALUE, or lines `SERVER: VARIABLE=VALUE`."""
-    table = _server_table(raw, "=", "VARIABLE")
+    table = server_table(raw, "=", "VARIABLE")
     for server, variables in table.items():
         for name, value in variables.items():
             if not name or "=" in name or "\0" in name + value:
@@ -99,7 +99,7 @@ def _read_server_environment(raw: object) -> Mapping[str, Mapping[str, str]]:
     return table
 
 
-def _server_table(raw: object, sign: str, what: str) -> Mapping[str, Mapping[str, str]]:
+def server_table(raw: object, sign: str, what: str) -> Mapping[str, Mapping[str, str]]:
     """Read a table of tables of texts, or in one text a line `SERVER: NAME<sign>VALUE` for each."""
     line_form = f"SERVER: {what}{sign}{' ' if sign == ':' else ''}VALUE"
     allowed = f"it must be a table of SERVER = {{ {what} = VALUE }} (in one text: {line_form} in a line each)"
@@ -156,19 +156,18 @@ def _read_keys(raw: object) -> str:
     return raw
 
 
-def _shown_names(raw: object) -> str:
+def shown_names(raw: object) -> str:
+    """Show a table by its names alone: what stands behind them is secret."""
     if not isinstance(raw, Mapping):
         return "<not shown>"
     return f"<of {', '.join(_shown_name(str(name), number) for number, name in enumerate(raw, 1))}>"
 
 
 SECRET_TOKEN: Kind[str | None] = Kind(_read_token, lambda raw: "none" if raw is None else "<not shown>", "TOKEN")
-CLIENT_TOKENS: Kind[Mapping[str, str]] = Kind(_read_tokens, _shown_names, "NAME=TOKEN")
-SERVER_HEADERS: Kind[Mapping[str, Mapping[str, str]]] = Kind(
-    _read_server_headers, _shown_names, "SERVER: HEADER: VALUE"
-)
+CLIENT_TOKENS: Kind[Mapping[str, str]] = Kind(_read_tokens, shown_names, "NAME=TOKEN")
+SERVER_HEADERS: Kind[Mapping[str, Mapping[str, str]]] = Kind(_read_server_headers, shown_names, "SERVER: HEADER: VALUE")
 SERVER_ENVIRONMENT: Kind[Mapping[str, Mapping[str, str]]] = Kind(
-    _read_server_environment, _shown_names, "SERVER: VARIABLE=VALUE"
+    _read_server_environment, shown_names, "SERVER: VARIABLE=VALUE"
 )
 FILE: Kind[Path | None] = Kind(_read_file, lambda raw: "none" if raw is None else repr(str(raw)), "FILE")
 URL: Kind[str] = Kind(_read_url, metavar="URL")

@@ -50,8 +50,8 @@ def _about_key_file(settings: Settings) -> Iterator[str]:
 
 
 def _about_config_file(file: Path, settings: Settings) -> Iterator[str]:
-    secret = settings.client_tokens or settings.operators_token or settings.server_headers or settings.encryption_keys
-    if secret and _open_to_others(file):
+    ours = settings.operators_token, settings.encryption_keys, settings.server_headers, settings.server_oauth
+    if (settings.client_tokens or any(ours)) and _open_to_others(file):
         # Some of these may come from the environment; what was in the file is not told apart any more.
         yield f"{file}: other users may read it, and there are secrets in the configuration: chmod 600"
 
@@ -66,12 +66,13 @@ def _open_to_others(file: Path) -> bool:
 
 
 def _about_clear_headers(settings: Settings) -> Iterator[str]:
-    for name in settings.server_headers:
+    for name in {**settings.server_headers, **settings.server_oauth}:
         target = settings.servers.get(name)
         if isinstance(target, HttpTarget | SseTarget | WebSocketTarget):
             parts = urlsplit(target.url)
             if parts.scheme in ("http", "ws") and not is_loopback(parts.hostname or ""):
-                yield f"server_headers: what is for {name!r} goes to {parts.hostname} in clear: use https or wss"
+                setting = "server_headers" if name in settings.server_headers else "server_oauth"
+                yield f"{setting}: what is for {name!r} goes to {parts.hostname} in clear: use https or wss"
 
 
 def _about_connections(settings: Settings, affordable: int) -> Iterator[str]:

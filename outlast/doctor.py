@@ -160,7 +160,9 @@ async def _opened(settings: Settings) -> Finding:
         page, following = await store.scan(limit=10_000)
         count = f"{len(page)}{'' if following is None else ' or more'} sessions"
         keys = "in clear" if settings.encryption_keys is None else "its key fits"
-        return Finding("store", State.HEALTHY, f"{store.url}: {count}, {keys}; survives {SURVIVES[store.survives]}")
+        primary = (await store.probe()).primary
+        shown = f"{store.url}{', primary ' if primary else ''}{primary}"
+        return Finding("store", State.HEALTHY, f"{shown}: {count}, {keys}; survives {SURVIVES[store.survives]}")
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LOOK_SECONDS):
             await store.aclose()

@@ -29,6 +29,7 @@ class StoreFacts:
     has_ballast: bool | None = None  # whether the room held in reserve is there; None: it has no such thing
     lease_margin_seconds: float | None = None  # until the first lease runs out; None: none does
     troubles: Mapping[str, bool] = attrs.field(factory=dict)  # by name, what is not as it should be with its servers
+    primary: str = ""  # which of its servers is in use, where others say which one it is
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +84,7 @@ class RestoreFacts:
     restored: int = 0
     uninitialized: int = 0
     waiting: int = 0
+    on_use: int = 0  # left to their first use at the start
 
 
 @attrs.frozen(kw_only=True)

@@ -21,7 +21,8 @@ SESSIONS_SHARE_MAX = 0.9
 
 REFUSES_CREDENTIALS = "the server refuses the gateway's credentials"
 CREDENTIALS_ADVICE = (
-    "set its server_headers right and start again, or have the server let them in; its sessions are kept meanwhile"
+    "set its server_headers or server_oauth right and start again, or have the server let them in; its sessions are"
+    " kept meanwhile"
 )
 
 # By reason: what to do about sessions that are uninitialized.
@@ -77,7 +78,8 @@ def _store(facts: HealthFacts) -> Iterator[Finding]:
 
 
 def _probed(store: StoreFacts, seconds: float) -> Finding:
-    said = f"{store.url}: a durable write and a read took {seconds * 1000:.1f} ms"
+    primary = f", primary {store.primary}" if store.primary else ""
+    said = f"{store.url}{primary}: a durable write and a read took {seconds * 1000:.1f} ms"
     if seconds > PROBE_SECONDS_SLOW:
         advice = "look at what else uses the disk or the network; outlast doctor measures it"
         return Finding("store", State.DEGRADED, said, advice)
@@ -140,6 +142,9 @@ def _restore(facts: HealthFacts) -> Iterator[Finding]:
     if restore.waiting:
         said = f"{restore.total - restore.waiting} of {restore.total} sessions are back, {restore.waiting} to come"
         yield Finding("restore", State.HEALTHY, said)
+    if restore.on_use:
+        said = f"{restore.on_use} sessions were left to their first use: their servers want a token of each owner"
+        yield Finding("restore on use", State.HEALTHY, said)
 
 
 def _servers(facts: HealthFacts) -> Iterator[Finding]:

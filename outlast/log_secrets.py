@@ -15,11 +15,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote_plus, unquote
 
+from outlast.server_oauth import ServerOAuth
 from outlast.settings import Settings, facts
 from outlast.targets import HttpTarget, SseTarget, StdioTarget, WebSocketTarget
 from persistence.key_ring import KeyRing
+from persistence.redis_url import PLAIN_OPTIONS, is_redis_url
 
 Scrub: TypeAlias = Callable[[str], str]
 
@@ -93,12 +95,20 @@ def secret_texts(value: object) -> Iterator[str]:
             yield from _of_url(url)
         case StdioTarget(command=command):
             yield from _of_command(command)
+        case ServerOAuth(client_id=client_id, client_secret=secret):
+            yield secret
+            yield quote_plus(secret)
+            yield base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
         case KeyRing(keys=keys):
             for key in keys:
                 yield from (encode(key.secret).decode().rstrip("=") for encode in _ENCODINGS)
 
 
 _ENCODINGS = (base64.urlsafe_b64encode, base64.standard_b64encode, base64.b16encode)
+
+
+# Not urlsplit's: it refuses URLs with several hosts, one of which is in brackets.
+_AUTHORITY_AND_QUERY = re.compile(r"://([^/?#]*)[^?#]*\??([^#]*)")
 
 
 def _of_url(text: str) -> Iterator[str]:
@@ -108,13 +118,15 @@ def _of_url(text: str) -> Iterator[str]:
         yield rest
     if "://" not in text:
         return
-    parts = urlsplit(text)
-    password = parts.password or ""
+    authority, query = _AUTHORITY_AND_QUERY.findall(text)[0]
+    password = authority.rpartition("@")[0].partition(":")[2]
     yield password
     yield unquote(password)
-    yield parts.query
-    for _, value in parse_qsl(parts.query):
-        yield value
+    yield query
+    plain = PLAIN_OPTIONS if is_redis_url(text) else ()  # or no line could say "replicated"
+    for name, value in parse_qsl(query):
+        if name not in plain:
+            yield value
 
 
 def _of_command(command: tuple[str, ...]) -> Iterator[str]:

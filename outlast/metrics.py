@@ -41,6 +41,8 @@ class Counts:
     events: LogCounts = attrs.field(factory=LogCounts)
     reaped: int = 0
     passivated: int = 0
+    ends_told: int = 0
+    ends_not_told: int = 0
     restore_permits_in_use: int = 0
     connections_open: int = 0
     connections_accepted: int = 0
@@ -76,6 +78,8 @@ def _sessions(sessions: SessionFacts, counts: Counts) -> Iterator[Metric]:
     yield _counter("sessions_turned_away", "Sessions not opened since there were too many.", sessions.turned_away)
     yield _counter("sessions_reaped", "Sessions removed since their time was over.", counts.reaped)
     yield _counter("sessions_passivated", "Idle sessions that left memory.", counts.passivated)
+    yield _counter("ends_told", "Sessions ended at rest, and at their server.", counts.ends_told)
+    yield _counter("ends_not_told", "Sessions ended at rest, whose server was not told.", counts.ends_not_told)
     yield _gauge("reaping_stopped", "1: so many were due at once that none is removed.", sessions.reaping_stopped)
 
 
@@ -122,7 +126,8 @@ def _store(store: StoreFacts) -> Iterator[Metric]:
 
 
 def _restore(restore: RestoreFacts, counts: Counts) -> Iterator[Metric]:
-    states = {"restored": restore.restored, "uninitialized": restore.uninitialized, "waiting": restore.waiting}
+    states = {"restored": restore.restored, "uninitialized": restore.uninitialized}
+    states |= {"waiting": restore.waiting, "on_use": restore.on_use}
     yield _labelled("restore_sessions", "Stored sessions, as the start has brought them back.", "state", states)
     yield _gauge("restore_permits_in_use", "Sessions being restored now.", counts.restore_permits_in_use)
 

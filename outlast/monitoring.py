@@ -55,6 +55,7 @@ class Monitoring:
     def counts(self) -> Counts:
         """Read off what is counted."""
         runtime, reaper, restorer = self._runtime, self._runtime.reaper, self._runtime.restorer
+        departures = runtime.registry.departures.statistics()
         connections = None if self._server is None else self._server.statistics()
         return Counts(
             writer=runtime.writer.statistics(),
@@ -65,6 +66,8 @@ class Monitoring:
             events=runtime.log_counts,
             reaped=0 if reaper is None else reaper.reaped,
             passivated=0 if reaper is None else reaper.passivated,
+            ends_told=departures.told,
+            ends_not_told=departures.not_told,
             restore_permits_in_use=0 if restorer is None else restorer.permits_in_use,
             connections_open=0 if connections is None else connections.connections_open,
             connections_accepted=0 if connections is None else connections.connections_accepted,

@@ -16,8 +16,8 @@ from persistence.store import StoreUrlInvalid
 def _read_store(raw: object) -> str:
     """Check what can be checked of a store URL without touching anything; opening it finds out the rest."""
     allowed = (
-        "it must be memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss://... or unix:///PATH/OF/SOCKET,"
-        " for example sqlite:./data/outlast.db"
+        "it must be memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss://..., unix:///PATH/OF/SOCKET or"
+        " redis+sentinel://HOST:PORT,HOST:PORT/DATABASE?service=NAME, for example sqlite:./data/outlast.db"
     )
     if not isinstance(raw, str) or "\0" in raw:
         raise Refused(allowed)

@@ -16,6 +16,7 @@ from pathlib import Path
 from outlast.access import access_troubles, authentication_of
 from outlast.certificate import tls_of
 from outlast.endings import StartRefused, address_refused
+from outlast.server_oauth import oauth_troubles
 from outlast.settings import Settings
 from outlast.targets import missing_commands
 from outlast.urls import Address
@@ -37,6 +38,7 @@ def check_start(settings: Settings, *, may_write: Callable[[Path], bool] = _may_
     lines = [
         *_server_troubles(settings),
         *access_troubles(settings),
+        *oauth_troubles(settings),
         *_contradictions(settings),
         *_file_troubles(settings),
         *_store_troubles(settings.store, may_write),

@@ -31,6 +31,7 @@ class Probe:
     bytes_free: int | None = None
     has_ballast: bool | None = None
     troubles: Mapping[str, bool] = attrs.field(factory=dict)
+    primary: str = ""
 
 
 class StoreProber:
@@ -106,6 +107,7 @@ class StoreProber:
             bytes_free=room,
             has_ballast=health.has_ballast,
             troubles=health.troubles,
+            primary=health.primary,
         )
 
 

@@ -22,7 +22,8 @@ def restoring_progress() -> Callable[[RestoreProgress], None]:
         if progress.done:
             if on_terminal:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
-            log.info("sessions restored", restored=progress.restored, uninitialized=progress.uninitialized)
+            on_use = {"on_first_use": progress.on_use} if progress.on_use else {}
+            log.info("sessions restored", restored=progress.restored, uninitialized=progress.uninitialized, **on_use)
         elif on_terminal and (progress.total - progress.waiting) % _EVERY == 1:
             line = f"\r\033[Koutlast: restoring sessions {progress.total - progress.waiting}/{progress.total}"
             print(line, end="", file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ from outlast.certificate import certificate_files, keep_fresh, tls_of
 from outlast.health_tool import make_health_tool
 from outlast.monitoring import Monitoring
 from outlast.progress import restoring_progress
+from outlast.server_oauth import exchanging_servers, subjects_of
 from outlast.settings import Settings
 from outlast.tool_census import ToolCensus, taking
 from outlast.upstreams import Upstreams, open_stateless, upstream_transport
@@ -46,6 +47,7 @@ from transport.operation import Operation
 from transport.operators import Operators
 from transport.quota import Quota
 from transport.server import HttpServer, open_listeners, serve_http
+from transport.subjects import LiveSubjects
 from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.stateless import StatelessUpstream
 
@@ -94,13 +96,16 @@ async def serve(
         server = await _open_front(opened, settings, front, listeners, served)
         upstreams = await opened.enter_async_context(trio.open_nursery())
         pool = HttpPool()
-        await upstreams.start(pool.run)
-        connect = _upstreams(settings, pool)
+        await _carry(opened, upstreams, pool)
+        subjects = subjects_of(settings)
+        connect = _upstreams(settings, pool, subjects)
         stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
         own_tools = make_health_tool() if settings.expose_health_tool else None
         if own_tools is not None:
-            census = ToolCensus(own_tools, settings.servers, connect, stateless)
+            # A server that wants a token of each user has nothing to say to us.
+            asked = [name for name in settings.servers if name not in exchanging_servers(settings)]
+            census = ToolCensus(own_tools, asked, connect, stateless)
             await opened.enter_async_context(taking(census, pool.wait_carried))
         with _collector_off():
             runtime = await opened.enter_async_context(
@@ -113,7 +118,7 @@ async def serve(
                 )
             )
         monitoring = Monitoring(runtime, connect, sessions_max=settings.sessions_max)
-        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations, access_log)
+        gateway = _gateway(settings, runtime, connect, stateless, monitoring.operations, access_log, subjects)
         monitoring.watch(gateway, server)
         async with trio.open_nursery() as serving:
             serving.start_soon(monitoring.run)
@@ -140,12 +145,29 @@ async def _open_front(
     return server
 
 
-def _upstreams(settings: Settings, pool: HttpPool) -> Upstreams:
+async def _carry(opened: AsyncExitStack, nursery: trio.Nursery, pool: HttpPool) -> None:
+    """Run the pool until `opened` is closed, and not until the start is given up: who was asked is told the end first.
+
+    Cancellation: the pool ends with `opened`.
+    """
+    scope = trio.CancelScope(shield=True)
+    opened.callback(scope.cancel)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await pool.run(task_status=task_status)
+
+    await nursery.start(run)
+
+
+def _upstreams(settings: Settings, pool: HttpPool, subjects: LiveSubjects | None) -> Upstreams:
     return Upstreams(
         settings.servers,
         pool,
         settings.server_headers,
         settings.server_environment,
+        oauth=settings.server_oauth,
+        subjects=subjects,
         websocket_ping_seconds=settings.websocket_ping_seconds,
     )
 
@@ -160,6 +182,7 @@ async def _stateless(
         headers=settings.server_headers,
         environment=settings.server_environment,
         breakers=connect.breakers,
+        carriers=connect.carriers,
         idle_seconds=settings.stdio_idle_seconds,
     )
 
@@ -226,6 +249,7 @@ def _gateway(
     stateless: Mapping[str, StatelessUpstream],
     operations: Sequence[Operation],
     access_log: AccessLog | None,
+    subjects: LiveSubjects | None,
 ) -> Gateway:
     return Gateway(
         runtime,
@@ -253,6 +277,7 @@ def _gateway(
         operators=Operators(settings.operators_token),
         authentication=authentication_of(settings),
         access_log=access_log,
+        subjects=subjects,
         quota=Quota(settings.exchanges_per_principal_max),
     )
 
@@ -292,6 +317,7 @@ def _runtime_options(settings: Settings, own_tools: OwnTools | None) -> RuntimeO
             passivate_unresumable_after_seconds=settings.stdio_idle_seconds,
             brief_ttl_seconds_max=settings.sse_session_ttl_seconds,
         ),
+        restored_on_use=exchanging_servers(settings),
         restore_permits=settings.restore_permits,
         restore_permits_per_server=settings.restore_permits_per_server,
         connect_seconds_max=settings.connect_seconds_max,

@@ -23,6 +23,7 @@ from outlast.access import CLIENT_TOKENS, FILE, KEYS, SECRET_TOKEN, SERVER_ENVIR
 from outlast.at_rest import COMPRESSION, ENCRYPTION_KEYS
 from outlast.kinds import DIRECTORY, SWITCH, Kind, Refused, affordable_connections, choice, connections, count, seconds
 from outlast.own_kinds import AUDIENCES, HOSTS, ORIGINS, PATH_PREFIX, SCOPES, STORE
+from outlast.server_oauth import SERVER_OAUTH, ServerOAuth
 from outlast.targets import SERVERS, Target
 from outlast.urls import ADDRESS, Address
 from persistence.key_ring import KeyRing
@@ -322,6 +323,12 @@ class Settings:
         SERVER_HEADERS,
         attrs.Factory(lambda: MappingProxyType({})),
         "headers for each server behind the gateway, such as its Authorization; never a client's",
+        default_text="none",
+    )
+    server_oauth: Mapping[str, ServerOAuth] = _setting(
+        SERVER_OAUTH,
+        attrs.Factory(lambda: MappingProxyType({})),
+        "how the gateway gets the tokens that a server behind it asks for; docs/security.md has the keys",
         default_text="none",
     )
     server_environment: Mapping[str, Mapping[str, str]] = _setting(

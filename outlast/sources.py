@@ -19,11 +19,12 @@ import attrs
 
 from outlast.kinds import Refused
 from outlast.settings import NOT_YET, VARIABLE_PREFIX, Facts, Settings, facts
-from persistence.redis_url import EXPECTED, is_redis_url
+from persistence.redis_url import EXPECTED, is_redis_url, with_sentinel_password
 
 TABLE = "outlast"  # the file's one table
 CONFIG_VARIABLE = "OUTLAST_CONFIG"  # names the file where no flag does
 REDIS_VARIABLE = "REDIS_URL"
+SENTINEL_PASSWORD_VARIABLE = "REDIS_SENTINEL_PASSWORD"
 
 _LINE = re.compile(r"\(at line (\d+),")  # in tomllib's errors
 _KEY = re.compile(r"[A-Za-z0-9_.-]+")
@@ -93,6 +94,9 @@ def load_settings(
         _read_redis(environment[REDIS_VARIABLE], values, mistakes)
     if mistakes:
         raise SettingsInvalid(mistakes)
+    password = environment.get(SENTINEL_PASSWORD_VARIABLE, "")
+    if password and "store" in values:  # which is kept beside URLs as often as in them
+        values["store"] = with_sentinel_password(str(values["store"]), password)
     return Settings(**values)  # type: ignore[arg-type]  # each was read by its own field's kind
 
 

@@ -9,6 +9,7 @@ a list that a client asks for: its own tool stays, ours is not offered there.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
@@ -56,7 +57,7 @@ class ToolCensus:
 
     @property
     def unsettled(self) -> bool:
-        """Whether sessions that were opened for it may have to be ended yet."""
+        """Whether sessions that were opened for it may have to be ended yet; until everybody was asked they may."""
         return bool(self._unheard or self._colliding)
 
     async def ask(self, nursery: trio.Nursery, patience_seconds: float) -> None:
@@ -139,23 +140,25 @@ async def taking(
     """Take a census before a block, and go on with it, where it takes longer, during the block at most.
 
     Args:
-      wait_carried: waits until what was given to the pool of connections has left.
+      wait_carried: waits until what was given to the pool of connections has left, and was answered.
 
     Raises:
       StartRefused: before the block (in a group, as everything that leaves a nursery).
 
-    Cancellation: sessions that were opened for it are ended, as far as their servers can be told then.
+    Cancellation: sessions that were opened for it are ended, for which this takes `ENDING_SECONDS` more at most.
     """
-    unsettled = False
+    settled_seconds = math.inf  # when the last of what was asked may have left, on trio's clock
     try:
         async with trio.open_nursery() as nursery:
             try:
                 await census.ask(nursery, patience_seconds)
+                settled_seconds = trio.current_time()
                 yield
             finally:
-                unsettled = census.unsettled
                 nursery.cancel_scope.cancel()
     finally:
-        if unsettled:  # the last requests of what was asked would be cut off with the pool; at once, if cancelled
-            with trio.move_on_after(ENDING_SECONDS):
+        # The last requests of what was asked would be cut off with the pool. Shielded, and so bounded: a start that is
+        # given up in the middle of this (SIGTERM) would leave a session at each server.
+        if census.unsettled or trio.current_time() - settled_seconds < ENDING_SECONDS:
+            with trio.move_on_after(ENDING_SECONDS, shield=True):
                 await wait_carried()

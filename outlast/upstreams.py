@@ -14,7 +14,12 @@ from actors.link import Connect, ConnectFailed, Inbox, Link
 from actors.state import SessionState
 from actors.upstream_ending import EndsSessions
 from outlast import targets
+from outlast.server_oauth import ServerOAuth, authorization_of
+from transport.subjects import LiveSubjects
+from transport.upstreams.access_tokens import Authorization
+from transport.upstreams.authorized_pool import AuthorizedPool
 from transport.upstreams.breaker import Breaker, BreakerState
+from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import CredentialsRefused
 from transport.upstreams.http_fallback import HttpConnector
 from transport.upstreams.http_pool import HttpPool
@@ -26,7 +31,9 @@ from transport.upstreams.streamable_http import StreamableHttpConnector
 
 log = structlog.get_logger("outlast.upstreams")
 
-SET_THEM_RIGHT = "set server_headers right and start again, or have the server let them in; its sessions are kept"
+SET_THEM_RIGHT = (
+    "set server_headers or server_oauth right and start again, or have the server let them in; its sessions are kept"
+)
 
 
 def upstream_transport(target: targets.Target) -> str:
@@ -64,6 +71,8 @@ class Upstreams:
         headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         *,
+        oauth: Mapping[str, ServerOAuth] = MappingProxyType({}),
+        subjects: LiveSubjects | None = None,
         websocket_ping_seconds: float = 25.0,
     ) -> None:
         """
@@ -72,18 +81,30 @@ class Upstreams:
           pool: carries HTTP; it must be running.
           headers: sent to a server with every request, by the server's name: our credentials, never a client's.
           environment: variables for the process of a server, by the server's name.
+          oauth: how tokens for a server are got, by the server's name.
+          subjects: who has presented which token; needed where these are exchanged.
           websocket_ping_seconds: between pings, to servers over WebSocket.
         """
         self._transports = {name: upstream_transport(target) for name, target in servers.items()}
         self.breakers: Mapping[str, Breaker] = {name: Breaker() for name in servers}
+        authorizations = {
+            name: authorization_of(name, oauth[name], target, pool, self.breakers[name], subjects)
+            for name, target in servers.items()
+            if name in oauth
+        }
+        # What carries a server's requests, by its name.
+        self.carriers: Mapping[str, Carrier] = {
+            name: AuthorizedPool(pool, authorizations[name]) if name in authorizations else pool for name in servers
+        }
         self._connectors: dict[str, Connect] = {
             name: _connector(
                 target,
-                pool,
+                self.carriers[name],
                 headers.get(name, {}),
                 environment.get(name, {}),
                 self.breakers[name],
                 websocket_ping_seconds,
+                authorizations.get(name),
             )
             for name, target in servers.items()
         }
@@ -167,11 +188,12 @@ class _Observed:
 
 def _connector(
     target: targets.Target,
-    pool: HttpPool,
+    pool: Carrier,
     headers: Mapping[str, str],
     environment: Mapping[str, str],
     breaker: Breaker,
     websocket_ping_seconds: float,
+    authorization: Authorization | None,
 ) -> Connect:
     match target:
         case targets.HttpTarget(url=url):
@@ -183,7 +205,7 @@ def _connector(
             from transport.upstreams.websocket import WebSocketConnector, WebSocketLimits  # as below
 
             limits = WebSocketLimits(ping_seconds=websocket_ping_seconds)
-            return _Observed(WebSocketConnector(url, headers, limits), breaker)
+            return _Observed(WebSocketConnector(url, headers, limits, authorization=authorization), breaker)
         case targets.StdioTarget(command=command):
             from transport.upstreams.stdio import StdioConnector  # who serves HTTP only need not load it
 
@@ -198,6 +220,7 @@ async def open_stateless(
     headers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     environment: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     breakers: Mapping[str, Breaker] = MappingProxyType({}),
+    carriers: Mapping[str, Carrier] = MappingProxyType({}),
     idle_seconds: float,
 ) -> Mapping[str, StatelessUpstream]:
     """Make what asks each server without a session.
@@ -205,6 +228,7 @@ async def open_stateless(
     Args:
       headers, environment: as for `Upstreams`.
       breakers: by name; told whether servers let the gateway in.
+      carriers: by name; what carries the requests of a server, where the pool alone does not.
       nursery: runs what keeps processes; cancelling it ends them.
       idle_seconds: a process that nobody used for this long is ended.
     """
@@ -212,7 +236,10 @@ async def open_stateless(
     for name, target in servers.items():
         match target:
             case targets.HttpTarget(url=url):
-                opened[name] = StatelessHttp(pool, HttpTarget.parse(url), headers.get(name), breaker=breakers.get(name))
+                carrier = carriers.get(name, pool)
+                opened[name] = StatelessHttp(
+                    carrier, HttpTarget.parse(url), headers.get(name), breaker=breakers.get(name)
+                )
             case targets.StdioTarget(command=command):
                 from transport.upstreams.stateless_stdio import SharedProcessLimits, StatelessStdio
                 from transport.upstreams.stdio import StdioConnector

@@ -95,6 +95,7 @@ class Vitals:
             bytes_free=probe.bytes_free,
             has_ballast=probe.has_ballast,
             troubles=probe.troubles,
+            primary=probe.primary,
         )
 
     def _sessions(self) -> SessionFacts:
@@ -138,4 +139,5 @@ class Vitals:
             restored=progress.restored,
             uninitialized=progress.uninitialized,
             waiting=progress.waiting,
+            on_use=progress.on_use,
         )

@@ -23,7 +23,8 @@ async def open_store(url: str, *, codec: Codec | None = None) -> Store:
     """Open the store that a URL names; a file that does not exist is made, with the directories above it.
 
     Args:
-      url: ``memory:``, ``sqlite:PATH``, or ``redis://...``, ``rediss://...``, ``unix://...`` as in `redis_url.py`.
+      url: ``memory:``, ``sqlite:PATH``, or ``redis://...``, ``rediss://...``, ``unix://...``,
+        ``redis+sentinel://...`` as in `redis_url.py`.
       codec: how records are sealed; without one, as they are: in clear and not compressed.
 
     Returns:

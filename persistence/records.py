@@ -126,3 +126,4 @@ class StoreHealth:
     has_ballast: bool | None = None  # whether the room held in reserve is there; None: the store has no such thing
     # By name, whether what a server of it must be is not so, or not known (`redis_checks.py`); {}: nothing is checked.
     troubles: Mapping[str, bool] = attrs.field(factory=dict)
+    primary: str = ""  # the server in use, where others name it (Sentinel); "": it is the one of the URL

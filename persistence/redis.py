@@ -1,7 +1,7 @@
-"""The Redis store: sessions on a Redis or Valkey server (7.0 or newer), alone, with replicas, or a cluster.
+"""The Redis store: sessions on a Redis or Valkey server (7.0 or newer): one, with replicas, watched, or a cluster.
 
 What it promises: `store.py`. How sessions lie there, and the scripts: `redis_scripts.py`. What it does with them:
-`redis_keeper.py`. How servers are found: `redis_nodes.py`. Here are the thread, and the connections.
+`redis_keeper.py`. How servers are found: `redis_nodes.py`, `redis_sentinels.py`. Here are the thread and connections.
 
 - Connections are redis-py's, below its clients: a client sends some commands again by itself (measured: an append that
   was made twice), waits for a minute where a second was said, and hides which of its connections wrote; WAIT counts for
@@ -33,8 +33,9 @@ from persistence.leases import Lease
 from persistence.presence import Holder
 from persistence.records import Batch, Fence, LogEntry, Quarantined, Snapshot, SnapshotHeader, StoreHealth
 from persistence.redis_keeper import RedisKeeper
-from persistence.redis_nodes import Declined, Endpoint, Nodes
-from persistence.redis_url import RedisPlace, read_redis_url
+from persistence.redis_nodes import Declined, Nodes
+from persistence.redis_sentinels import Sentinels
+from persistence.redis_url import Endpoint, RedisPlace, read_redis_url
 from persistence.resealing import Resealed, SealedWith
 from persistence.store import StoreError, StoreUnavailable, StoreUrlInvalid
 from persistence.worker import Worker
@@ -46,7 +47,10 @@ TOMBSTONES_MAX = 1_000_000
 
 CONNECT_SECONDS = 1.0
 SILENCE_SECONDS = 1.0  # of one read or write
+SENTINEL_SECONDS = 0.5  # the same for sentinels, which do little: the others are asked
 
+_STRANGER = "the user or password is refused"
+_STRANGER_TO_SENTINEL = f"{_STRANGER}, or missing: sentinel_password in the URL, or REDIS_SENTINEL_PASSWORD"
 _UNTRUSTED = (
     " The server's certificate must be for this name, and of an authority of this system or of the file that the URL"
     " names with ssl_ca_certs"
@@ -72,9 +76,10 @@ class RedisStore:
     """Keeps sessions on a Redis or Valkey server. Made by `open`."""
 
     def __init__(self, place: RedisPlace, codec: Codec, tombstones_max: int) -> None:
-        nodes = Nodes(functools.partial(_Channel, place))
+        sentinels = Sentinels(place, functools.partial(_to_sentinel, place)) if place.sentinels else None
+        nodes = Nodes(functools.partial(_to_server, place), seeker=sentinels)
         self._keeper = RedisKeeper(place, nodes, codec, _digest, tombstones_max)
-        self._worker = Worker(f"redis {place.host or place.path}")
+        self._worker = Worker(f"redis {place.host or place.path or place.service}")
         self._closed = False
         self.url = place.shown
         self.survives = place.level
@@ -192,11 +197,20 @@ class RedisStore:
 
 
 class _Channel:
-    """A connection to one server. Opened by the first command; taught the scripts before it."""
+    """A connection to one server. Opened by the first command.
 
-    def __init__(self, place: RedisPlace, endpoint: Endpoint | None) -> None:
-        self._shown = f"{endpoint.host}:{endpoint.port}" if endpoint is not None else place.shown
-        self._connection = _connection(place, endpoint)
+    Args:
+      shown: what the server is called in errors.
+      connection: redis-py's.
+      teaches: whether the server is to know the scripts before the first command.
+      stranger: what to say where the user or password is refused.
+    """
+
+    def __init__(self, shown: str, connection: Any, *, teaches: bool, stranger: str = _STRANGER) -> None:
+        self._shown = shown
+        self._connection = connection
+        self._teaches = teaches
+        self._stranger = stranger
         self.opened = 0
 
     def send(self, commands: Sequence[tuple[bytes | str | int | float, ...]]) -> None:
@@ -205,7 +219,8 @@ class _Channel:
             if not self._connection.is_connected:
                 self._connection.connect()
                 self.opened += 1
-                self._teach()
+                if self._teaches:
+                    self._teach()
             self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from error
@@ -245,7 +260,7 @@ class _Channel:
     def _failed(self, error: Exception) -> StoreUnavailable:
         self.close()
         # Only what kind it was where the text may repeat what the URL says.
-        text = str(error) if not isinstance(error, redis.AuthenticationError) else "the user or password is refused"
+        text = str(error) if not isinstance(error, redis.AuthenticationError) else self._stranger
         hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in text else ""
         return StoreUnavailable(f"{self._shown}: {text or type(error).__name__}{hint}")
 
@@ -260,14 +275,39 @@ def _check_files(place: RedisPlace) -> None:
             raise StoreUrlInvalid(f"the URL of a Redis store: the file of {name}: {error.strerror}") from None
 
 
-def _connection(place: RedisPlace, endpoint: Endpoint | None) -> Any:
-    """Make redis-py's connection; it is not opened yet."""
-    options: dict[str, Any] = {
-        "db": place.database,
-        "username": place.username,
-        "password": place.password,
-        "socket_timeout": SILENCE_SECONDS,
-        "socket_connect_timeout": CONNECT_SECONDS,
+def _to_server(place: RedisPlace, endpoint: Endpoint | None) -> _Channel:
+    """Make the channel to a server that keeps sessions; None: to where the URL says."""
+    options = _options(place.username, place.password, CONNECT_SECONDS, SILENCE_SECONDS) | {"db": place.database}
+    if place.path and endpoint is None:
+        make: Any = UnixDomainSocketConnection
+        return _Channel(place.shown, make(path=place.path, **options), teaches=True)
+    connection = _connection(place, endpoint or Endpoint(place.host, place.port), options)
+    return _Channel(place.shown if endpoint is None else str(endpoint), connection, teaches=True)
+
+
+def _to_sentinel(place: RedisPlace, endpoint: Endpoint) -> _Channel:
+    """Make the channel to a sentinel. It has a user and password of its own, and is never told the servers'."""
+    options = _options(place.sentinel_username, place.sentinel_password, SENTINEL_SECONDS, SENTINEL_SECONDS)
+    connection = _connection(place, endpoint, options)
+    return _Channel(str(endpoint), connection, teaches=False, stranger=_STRANGER_TO_SENTINEL)
+
+
+def _connection(place: RedisPlace, endpoint: Endpoint, options: Mapping[str, Any]) -> Any:
+    """Make redis-py's connection to a host; it is not opened yet."""
+    # Typed as anything: redis-py's own types fit neither its classes nor their arguments.
+    make: Any = SSLConnection if place.over_tls else Connection
+    files = place.files if place.over_tls else {}
+    return make(host=endpoint.host, port=endpoint.port, socket_keepalive=True, **options, **files)
+
+
+def _options(
+    username: str | None, password: str | None, connect_seconds: float, silence_seconds: float
+) -> dict[str, Any]:
+    return {
+        "username": username,
+        "password": password,
+        "socket_timeout": silence_seconds,
+        "socket_connect_timeout": connect_seconds,
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
         "health_check_interval": 0,
@@ -275,16 +315,6 @@ def _connection(place: RedisPlace, endpoint: Endpoint | None) -> Any:
         "client_name": "outlast",
         "driver_info": None,
     }
-    # Typed as anything: redis-py's own types fit neither its classes nor their arguments.
-    make: Any = Connection
-    if place.path and endpoint is None:
-        make = UnixDomainSocketConnection
-        return make(path=place.path, **options)
-    options |= {"host": endpoint.host, "port": endpoint.port} if endpoint else {"host": place.host, "port": place.port}
-    if place.scheme == "rediss":
-        make = SSLConnection
-        options |= place.files
-    return make(socket_keepalive=True, **options)
 
 
 def _declined(error: redis.RedisError) -> Declined:

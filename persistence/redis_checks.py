@@ -16,7 +16,7 @@ from persistence.redis_url import EVICTION, NO_AOF
 VERSION_MIN = (7, 0)  # before, a script cannot be told apart by what it may do when there is no room
 
 # What is looked at, as metrics name it. "hidden": the server does not say.
-CHECKS = ("version", "role", "eviction", "append_only", "replicas", "hidden")
+CHECKS = ("version", "role", "eviction", "append_only", "replicas", "sentinels", "hidden")
 
 Facts = Mapping[str, str]
 
@@ -79,6 +79,8 @@ def _version(facts: Facts) -> Sequence[str]:
 
 
 def _role(facts: Facts) -> Sequence[str]:
+    if "sentinel" in (facts.get("redis_mode"), facts.get("server_mode")):
+        return ["the server is a sentinel, and keeps nothing: say redis+sentinel://HOST:PORT/DATABASE?service=NAME"]
     if facts.get("role") == "slave":
         primary = f"{facts.get('master_host', '')}:{facts.get('master_port', '')}"
         return [f"the server is a replica of {primary}: name the primary"]

@@ -193,11 +193,16 @@ class RedisKeeper:
         latency_seconds = time.perf_counter() - began
         notes, troubles = self._look()
         by_name = {name: name in troubles for name in CHECKS}
-        return StoreHealth("redis", True, latency_seconds, sessions, "; ".join(notes), troubles=by_name)
+        primary = "" if self.nodes.primary is None else str(self.nodes.primary)
+        return StoreHealth(
+            "redis", True, latency_seconds, sessions, "; ".join(notes), troubles=by_name, primary=primary
+        )
 
     def _check_servers(self) -> None:
         [answer] = self._asker.answers(self.nodes.ask([Call(self._asker.meta, ("INFO", "cluster"))]), tolerant=True)
         if isinstance(answer, bytes) and read_info(answer.decode()).get("cluster_enabled") == "1":
+            if self.nodes.seeker is not None:
+                raise StoreInvalid(f"{self._asker.place.shown}: a cluster needs no sentinels: name a node, redis://")
             if self._asker.place.database:
                 raise StoreInvalid(f"{self._asker.place.shown}: a cluster has no databases but 0")
             self.nodes.use_cluster()
@@ -216,6 +221,9 @@ class RedisKeeper:
             refusals += found.refusals
             warnings += [*found.warnings, *([missing] if missing else [])]
             troubles |= {*found.troubles, *(["replicas"] if missing else [])}
+        troubled = self.nodes.seeker.troubles() if self.nodes.seeker is not None else ()
+        warnings += [f"sentinel {one}" for one in troubled]
+        troubles |= {"sentinels"} if troubled else set()
         if refusals and not self._asker.uuid:
             raise StoreInvalid(f"{self._asker.place.shown}: {'; '.join(dict.fromkeys(refusals))}")
         # Changed while serving: ending would lose no less than going on, so it is told and left to people.

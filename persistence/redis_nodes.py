@@ -1,8 +1,16 @@
 """The servers of a Redis store: which one has a partition, and how all of them are asked at once.
 
-One server, or the primaries of a cluster: whoever asks gives each call the key that it is about, and learns nothing of
-where it went. All calls of a question are written before the first answer is read, so a question over three nodes
-takes as long as the slowest. Nothing is ever sent twice but what a server has declined unread (MOVED).
+One server, the primary that sentinels name, or the primaries of a cluster: whoever asks gives each call the key that it
+is about, and learns nothing of where it went. All calls of a question are written before the first answer is read, so a
+question over three nodes takes as long as the slowest. Nothing is ever sent twice but what a server has declined unread
+(MOVED).
+
+With sentinels, who is in charge is asked anew after every failure and every refusal for the moment (READONLY), and the
+answers of a server count only if it is still in charge after it has given them. A server that was stopped, replaced,
+and goes on, says of itself for some ten seconds that it is the primary, and takes what it is given. It was silent for
+as long as sentinels wait before they replace it (`down-after-milliseconds`); so they are asked once more whenever the
+last time is a quarter of a second ago, and a store that is used all the time pays four such questions a second. When
+none of them answers there is nobody who could appoint another: a primary that is in use stays in use.
 
 Knows nothing of the library: a `Channel` is what speaks to one server. Lives in one thread.
 """
@@ -14,9 +22,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import attrs
+import structlog
 
 from persistence.redis_records import slot_of
+from persistence.redis_url import Endpoint
 from persistence.store import StoreUnavailable
+
+log = structlog.get_logger("persistence.redis")
 
 # After a server did not answer, nobody is made to wait for it again so soon: of a hundred loads that queue for the
 # thread, one finds out that the server hangs, and the others are told.
@@ -24,6 +36,11 @@ _PAUSE_SECONDS = 0.25
 
 # How long replicas are waited for. Shorter than the second that a socket may be silent: the answer is to be heard.
 WAIT_MS = 700
+
+# How long what the sentinels say is relied upon: shorter than any sensible down-after-milliseconds (theirs is 30,000).
+CONFIRMED_SECONDS = 0.25
+# After none of them answered, which may have taken half a second for each: a tenth of the time is spent on it.
+UNCONFIRMED_TIMES = 10
 
 # Declined before anything was done, by a node that the slots have left.
 _ELSEWHERE = ("MOVED", "CLUSTERDOWN")
@@ -35,14 +52,6 @@ class Declined:
 
     code: str  # as OOM, READONLY, NOSCRIPT; "ERR" where there is none
     text: str
-
-
-@attrs.frozen
-class Endpoint:
-    """Where a server listens."""
-
-    host: str
-    port: int
 
 
 @attrs.frozen
@@ -72,30 +81,52 @@ class Channel(Protocol):
         ...
 
 
+class Seeker(Protocol):
+    """Who knows which server is in charge."""
+
+    def primary(self) -> Endpoint:
+        """Ask for it. Raises StoreUnavailable, StoreInvalid."""
+        ...
+
+    def troubles(self) -> Sequence[str]:
+        """Say what was wrong with that, for people."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Nodes:
     """All servers of a store.
 
     Args:
       connect: makes the channel to an endpoint; None: to where the URL says.
       now: a clock that only runs forward.
+      seeker: is asked where the primary is, instead.
     """
 
     def __init__(
-        self, connect: Callable[[Endpoint | None], Channel], now: Callable[[], float] = time.monotonic
+        self,
+        connect: Callable[[Endpoint | None], Channel],
+        now: Callable[[], float] = time.monotonic,
+        seeker: Seeker | None = None,
     ) -> None:
         self._connect = connect
         self._now = now
-        self._first = connect(None)
-        self._nodes: dict[Endpoint | None, Channel] = {None: self._first}
+        self.seeker = seeker
+        self.primary: Endpoint | None = None  # that the seeker has named; of a cluster, and of one server, none
+        self._nodes: dict[Endpoint | None, Channel] = {} if seeker is not None else {None: connect(None)}
         self._slots: list[tuple[int, int, Endpoint | None]] = []  # of a cluster: first slot, last slot, whose
         self.is_cluster = False
-        self._stale = False
+        self._stale = seeker is not None
         self._failed: tuple[float, StoreUnavailable] | None = None
+        self._opened_before = 0  # connections to servers that are not known any more
+        self._confirmed_until = 0.0
+        self._confirmed_opened = 0  # connections, when the primary was seen to be one
 
     @property
     def opened(self) -> int:
-        """How many connections were opened so far, to servers that are known now."""
-        return sum([channel.opened for channel in self._nodes.values()])
+        """How many connections were opened so far."""
+        return self._opened_before + sum([channel.opened for channel in self._nodes.values()])
 
     def use_cluster(self) -> None:
         """Go by slots from now on."""
@@ -113,13 +144,13 @@ class Nodes:
         if self._failed is not None and self._now() < self._failed[0]:
             raise StoreUnavailable(str(self._failed[1]))
         try:
-            if self._stale:
-                self._learn_slots()
+            self._learn()
             answers = self._ask(calls, range(len(calls)), replicas)
             moved = [place for place, answer in answers.items() if _is_elsewhere(answer)]
             if moved and self.is_cluster:
                 self._learn_slots()
                 answers |= self._ask(calls, moved, replicas)
+            self._confirm()
         except StoreUnavailable as error:
             self._failed = self._now() + _PAUSE_SECONDS, error
             self.close()
@@ -133,8 +164,7 @@ class Nodes:
         Raises:
           StoreUnavailable
         """
-        if self._stale:
-            self._learn_slots()
+        self._learn()
         return list({self._owner(key): key for key in keys}.values())
 
     def ask_each(self, *words: str) -> list[object]:
@@ -144,19 +174,21 @@ class Nodes:
           StoreUnavailable
         """
         try:
-            if self._stale:
-                self._learn_slots()
-            channels = list(dict.fromkeys(self._channel(owner) for _, _, owner in self._slots)) or [self._first]
+            self._learn()
+            owners = [owner for _, _, owner in self._slots] or [self.primary]
+            channels = list(dict.fromkeys(self._channel(owner) for owner in owners))
             return [self._ask_one(channel, words) for channel in channels]
         except StoreUnavailable:
             self.close()
             raise
 
     def close(self) -> None:
-        """Let go of all connections; the next question opens them anew, and asks a cluster for its slots."""
+        """Let go of all connections; the next question opens them anew, and asks who is in charge of what."""
         for channel in self._nodes.values():
             channel.close()
-        self._stale = self.is_cluster
+        if self.seeker is not None:
+            self.seeker.close()
+        self._stale = self.is_cluster or self.seeker is not None
 
     def _ask(self, calls: Sequence[Call], places: Iterable[int], replicas: int) -> dict[int, object]:
         by_channel: dict[Channel, list[int]] = {}
@@ -183,7 +215,7 @@ class Nodes:
 
     def _owner(self, key: str) -> Endpoint | None:
         if not self.is_cluster:
-            return None
+            return self.primary
         slot = slot_of(key)
         for first, last, owner in self._slots:
             if first <= slot <= last:
@@ -199,6 +231,65 @@ class Nodes:
     def _ask_one(self, channel: Channel, words: tuple[str, ...]) -> object:
         channel.send([words])
         return channel.receive()
+
+    def _learn(self) -> None:
+        """Ask who is in charge of what, if that is not known."""
+        if self._stale and self.seeker is not None:
+            self._learn_primary(self.seeker)
+        elif self._stale:
+            self._learn_slots()
+
+    def _learn_primary(self, seeker: Seeker) -> None:
+        """Go to the server that is in charge now, if it says so, too."""
+        asked, before = self._now(), self.primary
+        found = seeker.primary()
+        if found != before:
+            self._forget(self._nodes.keys() - {found})
+            self.primary = found
+            if before is not None:
+                log.warning("another redis is the primary now", primary=str(found), before=str(before))
+        self._check_role(found)
+        self._stale = False
+        self._confirmed_until, self._confirmed_opened = asked + CONFIRMED_SECONDS, self.opened
+
+    def _confirm(self) -> None:
+        """See that who has answered is still in charge: see the head of this file.
+
+        Raises:
+          StoreUnavailable: it is not, so nothing counts that it has said.
+        """
+        if self.seeker is None or self.primary is None:
+            return
+        asked = self._now()
+        if asked < self._confirmed_until and self._confirmed_opened == self.opened:
+            return
+        try:
+            found = self.seeker.primary()
+        except StoreUnavailable:
+            now = self._now()
+            until = now + max(CONFIRMED_SECONDS, UNCONFIRMED_TIMES * (now - asked))
+        else:
+            if found != self.primary:
+                raise StoreUnavailable(f"{self.primary} is the primary no more: that is {found}")
+            until = asked + CONFIRMED_SECONDS
+        if self._confirmed_opened != self.opened:
+            self._check_role(self.primary)
+        self._confirmed_until, self._confirmed_opened = until, self.opened
+
+    def _check_role(self, primary: Endpoint) -> None:
+        try:
+            answer = self._ask_one(self._channel(primary), ("ROLE",))
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{error} (the primary, as the sentinels say)") from error
+        # One whose user may not ask is believed: if it is a replica, it refuses what is to be written.
+        if isinstance(answer, list) and answer[:1] != [b"master"]:
+            raise StoreUnavailable(f"{primary}: the sentinels name it as the primary, and it is none (yet)")
+
+    def _forget(self, gone: Iterable[Endpoint | None]) -> None:
+        for endpoint in gone:
+            channel = self._nodes.pop(endpoint)
+            channel.close()
+            self._opened_before += channel.opened
 
     def _learn_slots(self) -> None:
         """Ask any server that answers who has what."""
@@ -223,9 +314,7 @@ class Nodes:
             host = (primary[0] or b"").decode()
             # A node that was told no name of its own is reached as it was reached.
             slots.append((first, last, Endpoint(host, primary[1]) if host else asked))
-        gone = self._nodes.keys() - {None} - {owner for _, _, owner in slots}
-        for endpoint in gone:
-            self._nodes.pop(endpoint).close()
+        self._forget(self._nodes.keys() - {None} - {owner for _, _, owner in slots})
         self._slots, self._stale = slots, False
 
 

@@ -15,12 +15,13 @@ elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 
 import msgspec
 
 from actors import jsonrpc
-from actors.ids import ANONYMOUS
+from actors.ids import ANONYMOUS, Principal
 from actors.log_context import serving
 from actors.runtime import Runtime
 from transport import guard
@@ -41,6 +42,7 @@ from transport.operators import Operators
 from transport.quota import Quota
 from transport.served import ServedRequest
 from transport.socket_exchange import SocketExchange
+from transport.subjects import LiveSubjects
 from transport.told_socket import ToldSocket
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.stateless import StatelessUpstream
@@ -67,6 +69,7 @@ class Gateway:
         breakers: Mapping[str, Breaker] | None = None,
         authentication: Authentication | None = None,
         access_log: AccessLog | None = None,
+        subjects: LiveSubjects | None = None,
         quota: Quota | None = None,
     ) -> None:
         """
@@ -80,6 +83,7 @@ class Gateway:
           breakers: by name, of the servers that have one.
           authentication: tells clients apart; None: all are the same, anonymous principal.
           access_log: told of each request that was answered; None: nobody is.
+          subjects: told of the tokens that are presented, for servers whose own are got for these; None: nobody is.
           quota: how much each of them may use; None: the default.
         """
         self._runtime = runtime
@@ -88,6 +92,7 @@ class Gateway:
         self._operators = operators
         self._authentication = authentication
         self._access_log = access_log
+        self._subjects = subjects
         self._quota = quota or Quota()
         self._draining = False
         self._faces: dict[str, Face] = {}
@@ -164,10 +169,23 @@ class Gateway:
         if not isinstance(identity, Identity):
             await exchange.respond(identity.status, (*identity.headers, *extra), identity.body)
             return
+        principal, deadline = identity.principal, authentication.deadline(identity)
         try:
-            await face.handle(exchange, identity.principal, extra, authentication.deadline(identity))
+            if self._subjects is None:
+                await face.handle(exchange, principal, extra, deadline)
+            else:
+                with self._presented(self._subjects, exchange.head, principal, deadline):
+                    await face.handle(exchange, principal, extra, deadline)
         finally:
             self._quota.leave(identity.principal)
+
+    def _presented(
+        self, subjects: LiveSubjects, head: RequestHead, principal: Principal, deadline: float
+    ) -> AbstractContextManager[None]:
+        """Note the token of a request, where the server behind is asked with one that is got for it."""
+        if self._server_of[head.path] not in subjects.servers:
+            return nullcontext()
+        return subjects.present(principal, head, deadline)
 
     async def _admit(self, head: RequestHead, authentication: Authentication) -> Identity | guard.Rejection:
         """Say who asks, and count it until it leaves the quota; or what to answer."""
@@ -223,8 +241,13 @@ class Gateway:
         if not isinstance(identity, Identity):
             await socket.refuse(identity.status, identity.headers, identity.body)
             return
+        principal, deadline = identity.principal, authentication.deadline(identity)
         try:
-            await face.serve(socket, identity.principal, authentication.deadline(identity))
+            if self._subjects is None:
+                await face.serve(socket, principal, deadline)
+            else:
+                with self._presented(self._subjects, socket.head, principal, deadline):
+                    await face.serve(socket, principal, deadline)
         finally:
             self._quota.leave(identity.principal)
 

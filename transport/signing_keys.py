@@ -16,7 +16,7 @@ import http.client
 import json
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -25,14 +25,12 @@ import jwt
 import trio
 
 from transport.authentication import KeysUnavailable
-from transport.guard import LOOPBACK
+from transport.issuer_metadata import Fetch, check_url, find_metadata
 
 KEYS_BYTES_MAX = 256 * 1024
 FETCH_SECONDS = 5.0
 RENEW_SECONDS = 600.0  # a key that was withdrawn is refused after this, at the latest
 FETCH_AGAIN_SECONDS = 10.0  # between two fetches, whatever asks for them
-
-Fetch = Callable[[str], Awaitable[bytes]]
 
 _logger = logging.getLogger("outlast.http")
 
@@ -146,44 +144,13 @@ async def find_key_set(issuer: str, fetch: Fetch) -> str:
 
     Raises:
       OSError: there is no metadata.
-      ValueError: it is another issuer's (RFC 8414, 3.3), or names no usable URL.
+      ValueError: it is another issuer's, or names no usable URL.
     """
-    parts = urlsplit(issuer)
-    origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-    places = (
-        f"{origin}/.well-known/oauth-authorization-server{path}",
-        f"{issuer.rstrip('/')}/.well-known/openid-configuration",
-    )
-    failure = OSError("it has no metadata")
-    for place in places:
-        try:
-            metadata = json.loads(await fetch(place))
-        except (OSError, ValueError) as error:
-            failure = OSError(f"no metadata: {error}")
-            continue
-        if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
-            raise ValueError("its metadata is of another issuer")
-        url = metadata.get("jwks_uri")
-        if not isinstance(url, str):
-            raise ValueError("its metadata names no key set")
-        check_url(url)
-        return url
-    raise failure
-
-
-def check_url(url: str) -> None:
-    """Refuse URLs that keys must not come from.
-
-    Raises:
-      ValueError
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme == "https" and host and "@" not in parts.netloc:
-        return
-    if parts.scheme == "http" and (host in LOOPBACK or host == "::1"):
-        return
-    raise ValueError("keys are fetched over https:// (http:// from this machine only)")
+    url = (await find_metadata(issuer, fetch)).get("jwks_uri")
+    if not isinstance(url, str):
+        raise ValueError("its metadata names no key set")
+    check_url(url)
+    return url
 
 
 async def fetch_document(url: str) -> bytes:

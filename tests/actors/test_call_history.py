@@ -81,6 +81,56 @@ async def test_call_that_was_a_stream_at_a_crash_is_recorded_as_interrupted(auto
         assert await recorded(again) == [("search", "interrupted", jsonrpc.OUTCOME_UNKNOWN)]
 
 
+@pytest.mark.parametrize("other_commit", [False, True])
+async def test_call_that_was_no_stream_at_a_crash_leaves_no_record(
+    autojump_clock: MockClock, other_commit: bool
+) -> None:
+    """The control of the one before and of the next: it ran, and nothing that is durable tells of it.
+
+    Not even where the session had a commit meanwhile, for another reason: whether a call is on record must not depend
+    on what its neighbours did, and an answer that left after such a commit would be called lost.
+    """
+    upstream, disk = FakeUpstream(), MemoryStore()
+    async with open_world(upstream, disk) as world:
+        session = await open_session(world)
+        send(session, 1, "hold", label="search")
+        await trio.sleep(0.1)
+        if other_commit:
+            await session.emit("said")
+        world.kill()
+    assert len(upstream.sent("hold")) == 1
+    kept = await disk.load(session.id)
+    assert kept is not None
+    assert kept.fields["calls"] == []
+    async with open_world(upstream, disk) as world:
+        assert await recorded(world.runtime.session(session.id)) == []
+
+
+async def test_where_each_call_is_a_stream_at_once_it_is_recorded(autojump_clock: MockClock) -> None:
+    upstream, disk = FakeUpstream(), MemoryStore()
+    async with open_world(upstream, disk, limits=Limits(answer_json_within_seconds=0.0)) as world:
+        session = await open_session(world)
+        send(session, 1, "hold", label="search")
+        await trio.sleep(0.1)
+        world.kill()
+    async with open_world(upstream, disk) as world:
+        again = world.runtime.session(session.id)
+        assert await recorded(again) == [("search", "interrupted", jsonrpc.OUTCOME_UNKNOWN)]
+
+
+@pytest.mark.parametrize("answer_json_within_seconds", [0.0, 0.25])
+async def test_no_setting_makes_a_call_durable_before_it_is_sent(
+    autojump_clock: MockClock, answer_json_within_seconds: float
+) -> None:
+    async with open_world(limits=Limits(answer_json_within_seconds=answer_json_within_seconds)) as world:
+        session = await open_session(world)
+        commits = len(world.store.commits)
+        send(session, 1, "hold", label="search")
+        while not world.upstream.sent("hold"):
+            await trio.lowlevel.checkpoint()
+        assert len(world.store.commits) == commits
+
+
 async def test_times_are_those_of_the_call(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         session = await open_session(world)

@@ -154,3 +154,27 @@ async def test_session_that_ended_meanwhile_is_passed_over(autojump_clock: MockC
 
         assert progress(world).done
         assert len(upstream.connects) == 1
+
+
+async def test_sessions_that_only_their_owners_can_have_opened_are_left_to_their_first_use(
+    autojump_clock: MockClock,
+) -> None:
+    disk, upstream = MemoryStore(), FakeUpstream()
+    sessions = await stored(upstream, disk, "of-owners", "a", "of-owners")
+    async with open_world(upstream, disk, restore=True, restored_on_use=["of-owners"]) as world:
+        await trio.sleep(1.0)
+        assert [session.server_id for session in upstream.connects] == ["a"]
+        assert progress(world) == RestoreProgress(total=1, restored=1, on_use=2)
+        assert progress(world).done
+
+        assert isinstance(await send(world.runtime.session(sessions[0]), 1).wait(), say.Answered)
+        assert [session.session_id for session in upstream.connects] == [sessions[1], sessions[0]]
+
+
+async def test_they_are_told_of_where_there_is_no_other(autojump_clock: MockClock) -> None:
+    disk, upstream = MemoryStore(), FakeUpstream()
+    await stored(upstream, disk, "of-owners")
+    async with open_world(upstream, disk, restore=True, restored_on_use=["of-owners"]) as world:
+        await trio.sleep(1.0)
+        assert progress(world) == RestoreProgress(on_use=1)
+        assert upstream.connects == []

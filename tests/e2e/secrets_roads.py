@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from tests.certificates import Authority
 from tests.e2e.gateway import Gateway
+from tests.e2e.issuer import AUDIENCE, Issuer
 from tests.e2e.journal import Journal
 from tests.e2e.modern_server import MODULE as MODERN
 from tests.e2e.repeating_server import repeating_server
@@ -26,6 +27,9 @@ AWAY = ("gone-events", "gone-socket")
 REPEATING = tuple(
     f"repeats-{how}" for how in ("302", "400", "401", "403", "404", "500", "html", "events", "sse", "socket")
 )
+OF_AN_ISSUER = tuple(f"oauth-{how}" for how in ("401", "403", "500", "html", "events", "sse", "refused", "socket"))
+EXCHANGING = tuple(f"exchange-{how}" for how in ("401", "403", "html", "sse", "refused", "socket"))
+TOKEN_OF_ADA = "token of ada for an exchange"
 
 
 def make_roads_bed(directory: Path, *, road: str, form: str) -> SecretsBed:
@@ -40,8 +44,11 @@ def make_roads_bed(directory: Path, *, road: str, form: str) -> SecretsBed:
             **tls,
             "OUTLAST_SERVERS": "\n".join(f"{name}={target}" for name, target in servers.items()),
             "OUTLAST_SERVER_HEADERS": "\n".join(
-                f"{name}: Authorization: Bearer {planted.plant(f'header for {name}')}" for name in servers
+                f"{name}: Authorization: Bearer {planted.plant(f'header for {name}')}"
+                for name in servers
+                if name not in (*OF_AN_ISSUER, *EXCHANGING)
             ),
+            **_start_issuer(bed, urlsplit(servers["repeats-400"]).netloc),
             "OUTLAST_CLIENT_TOKENS": f"ada={planted.plant('token of ada')},eve={planted.plant('token of eve')}",
             "OUTLAST_OPERATORS_TOKEN": planted.plant("token of operators"),
             "SESSION_STORE": _start_redis(bed),
@@ -78,6 +85,28 @@ def _start_redis(bed: SecretsBed) -> str:
     return f"redis://:{password}@127.0.0.1:{server.port}/0"
 
 
+def _start_issuer(bed: SecretsBed, repeating: str) -> dict[str, str]:
+    """Start what gives the gateway its tokens; give the settings. Two servers have a token endpoint that repeats."""
+    plant = bed.planted.plant
+    issuer = Issuer()
+    bed.closing.callback(issuer.close)
+    bed.planted.keep(TOKEN_OF_ADA, issuer.token("ada"))
+    issuer.make_token = lambda number: plant(f"token {number} for a server")
+    lines = []
+    for name in (*OF_AN_ISSUER, *EXCHANGING):
+        grant = "token_exchange" if name in EXCHANGING else "client_credentials"
+        endpoint = f"http://{repeating}/400/token" if name.endswith("refused") else f"{issuer.url}/token"
+        method = "client_secret_post" if name.endswith(("refused", "401")) else "client_secret_basic"
+        lines += [f"{name}: grant={grant}", f"{name}: client_id=gateway"]
+        lines += [f"{name}: client_secret={plant(f'client secret for {name}')}", f"{name}: token_endpoint={endpoint}"]
+        lines += [f"{name}: client_authentication={method}"]
+    return {
+        "OUTLAST_SERVER_OAUTH": "\n".join(lines),
+        "OUTLAST_OAUTH_ISSUER": issuer.url,
+        "OUTLAST_OAUTH_AUDIENCES": AUDIENCE,
+    }
+
+
 def _start_servers(bed: SecretsBed, directory: Path) -> dict[str, str]:
     """Start what stands behind the gateway; give their targets by name."""
     modern = Upstream(directory / "modern", module=MODERN)
@@ -93,6 +122,7 @@ def _start_servers(bed: SecretsBed, directory: Path) -> dict[str, str]:
         bed.closing.callback(peer.kill)
         peer.start_blocking()
     repeating = bed.closing.enter_context(repeating_server())
+    repeating_names = (*REPEATING, *OF_AN_ISSUER, *EXCHANGING)
     targets = {
         "modern": modern.url,
         "events": f"sse+{events.url}",
@@ -101,15 +131,20 @@ def _start_servers(bed: SecretsBed, directory: Path) -> dict[str, str]:
         "refused-socket": f"ws://{socket.address}/ws",
         "gone-events": "sse+http://127.0.0.1:1/sse",
         "gone-socket": "ws://127.0.0.1:1/ws",
-        **{name: _repeating_target(name.removeprefix("repeats-"), repeating) for name in REPEATING},
+        **{
+            name: _repeating_target(name.partition("-")[2], repeating)
+            for name in (*REPEATING, *OF_AN_ISSUER, *EXCHANGING)
+        },
     }
-    assert set(targets) == {*SERVING, *REFUSING, *AWAY, *REPEATING}
+    assert set(targets) == {*SERVING, *REFUSING, *AWAY, *repeating_names}
     return {name: f"{target}?key={bed.planted.plant(f'query of {name}')}" for name, target in targets.items()}
 
 
 def _repeating_target(how: str, address: str) -> str:
     if how == "socket":
         return f"ws://{address}/400/ws"
+    if how == "refused":
+        return f"http://{address}/401/mcp"
     return f"sse+http://{address}/events/sse" if how == "sse" else f"http://{address}/{how}/mcp"
 
 

@@ -17,7 +17,7 @@ from tests.e2e.modern_bed import VERSION
 from tests.e2e.raw_client import ConnectionBroken, RawClient
 from tests.e2e.raw_sse_client import RawSseClient
 from tests.e2e.secrets_bed import SecretsBed
-from tests.e2e.secrets_roads import AWAY, REFUSING, REPEATING, SERVING, sse_url
+from tests.e2e.secrets_roads import AWAY, EXCHANGING, OF_AN_ISSUER, REFUSING, REPEATING, SERVING, TOKEN_OF_ADA, sse_url
 from tests.e2e.socket_client import SocketClient, connect
 from tests.transport.modern_messages import PREFIX, call, headers_of, request
 
@@ -34,7 +34,7 @@ async def say_everything(bed: SecretsBed) -> None:
     await _wrongly_over_sse(bed)
     await _wrongly_over_sockets(bed)
     async with trio.open_nursery() as nursery:
-        for server in (*REFUSING, *AWAY, *REPEATING):
+        for server in (*REFUSING, *AWAY, *REPEATING, *OF_AN_ISSUER, *EXCHANGING):
             nursery.start_soon(_of_no_use, bed, server)
 
 
@@ -251,6 +251,10 @@ async def _of_no_use(bed: SecretsBed, server: str) -> None:
     client = bed.client("ada", server)
     opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client.initialize_params()}
     modern, message = _modern(bed, server), call("echo", text="x")
+    if server in EXCHANGING:
+        for one in (client, modern):
+            token = bed.planted.by_place[TOKEN_OF_ADA]
+            one.extra_headers = {**one.extra_headers, "authorization": f"Bearer {token}"}
     for asking, body, headers in (
         (client, opening, {"mcp-protocol-version": None}),
         (modern, message, _headers(bed, message)),

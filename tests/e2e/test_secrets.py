@@ -103,6 +103,10 @@ async def test_nor_over_the_other_transports(road: str, form_of_road: str, tmp_p
 
     assert set(bed.said) >= SOURCES_ELSEWHERE
     assert "request answered" in bed.said["logs"]  # so it did log what it could
-    assert "cannot serve" in bed.said["answers from repeats-403"]  # so what repeats them is quoted
+    for server in ("repeats-403", "oauth-403", "exchange-403"):
+        assert "cannot serve" in bed.said[f"answers from {server}"]  # so what repeats them is quoted
+    assert "token 0 for a server" in bed.planted.by_place  # so there were some
+    for server in ("oauth-refused", "exchange-refused"):
+        assert "HTTP 400: look at its token endpoint" in bed.said[f"answers from {server}"]
     assert len(bed.planted.by_place) > 80
     assert set(bed.planted.found_in(bed.said)) == set()

@@ -15,8 +15,9 @@ from tests.faults.child import Child, HarnessFailed, run_to_end
 from tests.faults.fault import Control, Fault, Trial
 from tests.faults.ledger import read_ledger
 from tests.faults.recovery import recover
-from tests.faults.weaknesses import DEAF, EARLY, UNCOUNTED, UNFENCED, UNSEQUENCED
+from tests.faults.weaknesses import DEAF, EARLY, UNCONFIRMED, UNCOUNTED, UNFENCED, UNSEQUENCED
 from tests.persistence.redis_servers import RedisServer, free_ports, replicate, running, wait_for
+from tests.persistence.redis_watched import watched
 
 _NOTED_MIN = 60
 _MOMENT_SECONDS_MAX = 0.2
@@ -96,6 +97,22 @@ def fail_over(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
             replica.ask("REPLICAOF", "NO", "ONE")
             wait_for(lambda replica=replica: b"role:master" in replica.ask("INFO", "replication"), "the promotion")
             yield recover(replica.url, ledger)
+
+
+def suspend_primaries(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
+    """Suspend a writer and its primary, as a machine that has both; sentinels appoint another; both go on."""
+    for number in range(runs):
+        ledger = folder / f"{number}.ledger"
+        with watched() as world, Child(world.url, ledger, ("--weakness", weakness)) as child:
+            child.wait_noted(_NOTED_MIN)
+            child.stop()
+            world.primary.stop_answering()
+            world.wait_for_successor()
+            world.primary.answer_again()
+            child.resume()
+            child.wait_noted(_NOTED_MIN)
+            child.kill()
+            yield recover(world.url, ledger)
 
 
 def fill_servers(folder: Path, weakness: str, runs: int) -> Iterator[Trial]:
@@ -184,6 +201,15 @@ FAILED_OVER = Fault(
     (Control(UNCOUNTED, "level `redis`: no replica counted"),),
     control_runs=1,
     quick_runs=0,  # tests/persistence/test_redis_faults.py has it
+)
+SUSPENDED = Fault(
+    "Redis: writer and primary suspended, a failover by Sentinel, both go on",
+    "nothing acknowledged is lost, though the former primary takes what it is given",
+    suspend_primaries,
+    4,
+    (Control(UNCONFIRMED, "sentinels not asked again"),),
+    control_runs=1,
+    quick_runs=0,  # tests/persistence/test_redis_watched.py has it
 )
 FULL = Fault(
     "Redis: out of memory, and on without a restart",

@@ -10,7 +10,7 @@ from tests.faults.full_disk import FULL_DISK, KILLED_FULL
 from tests.faults.gateway_kills import GATEWAY
 from tests.faults.power_cuts import POWER_CUT
 from tests.faults.random_kills import RUNTIME, WRITER
-from tests.faults.redis_faults import EMPTIED, FAILED_OVER, FULL, KILLED, SLOW, STOPPED, ZOMBIE
+from tests.faults.redis_faults import EMPTIED, FAILED_OVER, FULL, KILLED, SLOW, STOPPED, SUSPENDED, ZOMBIE
 from tests.faults.system_calls import EACH_CALL, EACH_SYNC
 from tests.faults.zombies import LOCKED
 
@@ -26,6 +26,7 @@ ROWS: tuple[Fault, ...] = (
     STOPPED,
     SLOW,
     FAILED_OVER,
+    SUSPENDED,
     FULL,
     EMPTIED,
     ZOMBIE,

@@ -21,6 +21,7 @@ from persistence import envelope, redis_scripts, sqlite_connection, sqlite_state
 from persistence.ballast import Ballast
 from persistence.records import Batch
 from persistence.redis import RedisStore
+from persistence.redis_nodes import Nodes
 from persistence.sqlite import SqliteStore
 from persistence.store import StoreBroken, StoreFull
 
@@ -33,6 +34,7 @@ UNLOCKED = "no-lock"
 UNFENCED = "no-fence"  # of Redis; nor does the workload heed that its lease is lost
 UNSEQUENCED = "no-sequences"  # of Redis
 UNCOUNTED = "no-replica-counted"  # of Redis: whoever runs the fault opens the store at a lower level
+UNCONFIRMED = "sentinels-not-asked-again"  # of Redis
 UNCHECKED = "no-checksum"
 WALL_CLOCK = "wall-clock"
 LYING = "lying-disk"  # a fake's own: tests/persistence/faulty.py
@@ -128,6 +130,10 @@ def _tell_wall_time(put: Put) -> None:
     put(SteadyClock, "now_unix_s", lambda self: time.time())
 
 
+def _rely_on_primaries(put: Put) -> None:
+    put(Nodes, "_confirm", lambda self: None)
+
+
 _WEAKNESSES: Mapping[str, Callable[[Put], None]] = {
     EARLY: _nothing,
     LYING: _nothing,
@@ -139,6 +145,7 @@ _WEAKNESSES: Mapping[str, Callable[[Put], None]] = {
     UNFENCED: functools.partial(_change_scripts, "if refused then return refused end", ""),
     UNSEQUENCED: functools.partial(_change_scripts, "if sequence > last then", "if true then"),
     UNCOUNTED: _nothing,
+    UNCONFIRMED: _rely_on_primaries,
     UNCHECKED: _leave_unchecked,
     WALL_CLOCK: _tell_wall_time,
 }

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import structlog
 
+_OTHERS = ("REDIS_URL", "REDIS_SENTINEL_PASSWORD", "MAX_EVENTS_PER_SESSION")
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the settings of whoever runs the tests."""
     for variable in os.environ:
-        if variable.startswith(("OUTLAST_", "SESSION_")) or variable in ("REDIS_URL", "MAX_EVENTS_PER_SESSION"):
+        if variable.startswith(("OUTLAST_", "SESSION_")) or variable in _OTHERS:
             monkeypatch.delenv(variable)
 
 

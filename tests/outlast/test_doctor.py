@@ -24,6 +24,7 @@ from outlast.settings import Settings
 from outlast.sources import load_settings
 from persistence.records import Batch, Snapshot, SnapshotHeader
 from persistence.sqlite import SqliteStore
+from tests.persistence.redis_watched import watched
 
 NOW = CLOCK_EARLIEST_UNIX_S + 1e7
 GOOD = Device("ext4", 50 * 1024**3, SyncTimes(0.001, 0.01))
@@ -158,6 +159,14 @@ async def test_a_server_that_is_not_there_is_found(tmp_path: Path) -> None:
     store = (await found(settings_of(tmp_path, SESSION_STORE="redis://:hidden-secret@127.0.0.1:1/0")))["store"]
     assert store.state is State.DOWN
     assert "hidden-secret" not in store.said
+
+
+async def test_the_primary_that_sentinels_name_is_told_of(tmp_path: Path) -> None:
+    with watched(replicas=0) as world:
+        settings = settings_of(tmp_path, SESSION_STORE=world.url)
+        store = (await found(settings))["store"]
+        assert store.state is State.HEALTHY
+        assert f"?service=main, primary 127.0.0.1:{world.primary.port}: 0 sessions" in store.said
 
 
 async def test_a_clock_before_its_time_or_behind_the_store_is_found(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ ROWS: list[tuple[HealthFacts, str, State, str]] = [
 ]
 
 
+def test_the_primary_in_use_is_told_of() -> None:
+    found = about(with_store(primary="10.0.0.5:6379"), "store")
+    assert found.said.startswith("sqlite:data/outlast.db, primary 10.0.0.5:6379: a durable write")
+
+
 @pytest.mark.parametrize(("facts", "name", "state", "words"), ROWS, ids=[f"{row[1]}: {row[3]}" for row in ROWS])
 def test_what_is_not_well_is_found_with_what_to_do(facts: HealthFacts, name: str, state: State, words: str) -> None:
     found = about(facts, name)
@@ -121,6 +126,12 @@ def test_each_look_finds_something_that_is_not_well_in_some_row() -> None:
 def test_restoring_is_told_and_is_no_trouble() -> None:
     found = about(attrs.evolve(WELL, restore=RestoreFacts(total=10, restored=4, waiting=6)), "restore")
     assert (found.state, found.said) == (State.HEALTHY, "4 of 10 sessions are back, 6 to come")
+
+
+def test_sessions_that_wait_for_their_owners_are_no_trouble_either() -> None:
+    found = about(attrs.evolve(WELL, restore=RestoreFacts(total=1, restored=1, on_use=7)), "restore on use")
+    assert found.state is State.HEALTHY
+    assert found.said == "7 sessions were left to their first use: their servers want a token of each owner"
 
 
 def test_a_store_that_was_never_probed_is_not_called_away() -> None:

@@ -142,6 +142,14 @@ def test_every_secret_of_the_configuration_is_known() -> None:
     assert not any(secret in repr(settings) for secret in secrets_of(settings, {}))
 
 
+def test_secrets_of_a_url_with_several_hosts_are_known() -> None:
+    store = "redis+sentinel://me:the-primary-s@a:1,[::1]:2/0?service=mymaster&sentinel_password=the%2Csentinels"
+    known = secrets_of(Settings(store=store), {})
+    assert {"the-primary-s", "the,sentinels"} < known
+    assert "the" not in scrubber(known)(f"cannot reach {store}: the,sentinels")
+    assert scrubber(known)("no service mymaster") == "no service mymaster"
+
+
 def bad_values(secret: str, *, bare: bool) -> Iterable[str]:
     """Ways in which people mistype what holds a secret.
 

@@ -67,6 +67,8 @@ COUNTS = Counts(
     servers={"linear": usage()},
     events=events(),
     reaped=8,
+    ends_told=14,
+    ends_not_told=15,
     connections_open=9,
 )
 
@@ -101,6 +103,8 @@ def test_what_is_exposed_is_read_as_it_was_meant() -> None:
         "outlast_sessions{state=uninitialized}": 2,
         "outlast_sessions_uninitialized{reason=corrupt}": 2,
         "outlast_sessions_reaped_total": 8,
+        "outlast_ends_told_total": 14,
+        "outlast_ends_not_told_total": 15,
         "outlast_durable_lag_seconds": 0.5,
         "outlast_gates_shut": 2,
         "outlast_commit_seconds_count": 2,

@@ -10,6 +10,7 @@ from typing import Any
 
 import outlast
 from actors.state import Handshake
+from outlast.server_oauth import ServerOAuth
 from outlast.targets import HttpTarget, StdioTarget
 from transport.exchange import RequestHead
 
@@ -43,6 +44,7 @@ def settings() -> outlast.Settings:
             "local": StdioTarget(("server", "--token", "sekret")),
         },
         server_headers={"web": {"Authorization": "Bearer sekretsekretsekret"}},
+        server_oauth={"web": ServerOAuth("client_credentials", "outlast", "sekretsekretsekret-3")},
         client_tokens={"ada": "sekretsekretsekret-1"},
         operators_token="sekretsekretsekret-2",
     )

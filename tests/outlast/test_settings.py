@@ -344,6 +344,17 @@ def test_redis_url_is_the_store_where_none_was_chosen(tmp_path: Path) -> None:
     )
 
 
+def test_the_password_of_sentinels_comes_from_the_environment_too() -> None:
+    url = "redis+sentinel://a,b:1/0?service=m"
+    environment = {"SESSION_STORE": url, "REDIS_SENTINEL_PASSWORD": "hunter2&hunter2"}
+    settings = load_settings(environment=environment)
+
+    assert settings.store == f"{url}&sentinel_password=hunter2%26hunter2"
+    assert "hunter2" not in repr(settings)
+    assert load_settings(environment={**environment, "SESSION_STORE": "redis://a"}).store == "redis://a"
+    assert "hunter2" not in load_settings(environment={**environment, "SESSION_STORE": ""}).store
+
+
 @pytest.mark.parametrize("url", ["redis://:hunter2@cache/0?retry=9", "memory:", "http://:hunter2@cache"])
 def test_a_redis_url_that_is_none_is_refused_without_its_secret(url: str) -> None:
     (line,) = mistakes_of(environment={"REDIS_URL": url})
@@ -353,8 +364,17 @@ def test_a_redis_url_that_is_none_is_refused_without_its_secret(url: str) -> Non
     assert "hunter2" not in line
 
 
+SENTINELS = "redis+sentinel://a,b:1,[::1]:2/0?service=m"
+
+
 def test_stores_on_redis_are_understood() -> None:
-    for url in ("redis://cache", "rediss://me:x@cache:6380/1", "unix:///run/redis.sock?db=2", "redis://c?prefix=a"):
+    for url in (
+        "redis://cache",
+        "rediss://me:x@cache:6380/1",
+        "unix:///run/redis.sock?db=2",
+        "redis://c?prefix=a",
+        SENTINELS,
+    ):
         assert Settings(store=url).store == url
 
 

@@ -17,6 +17,7 @@ import attrs
 import pytest
 import structlog.testing
 import trio
+from trio.testing import MockClock
 
 from actors import jsonrpc
 from outlast.endings import StartRefused
@@ -24,7 +25,7 @@ from outlast.health_tool import HEALTH_TOOL, make_health_tool
 from outlast.serving import Serving, serve
 from outlast.settings import Settings
 from outlast.targets import HttpTarget, StdioTarget, Target
-from outlast.tool_census import ToolCensus, taking
+from outlast.tool_census import ENDING_SECONDS, ToolCensus, taking
 from outlast.upstreams import Upstreams, open_stateless
 from outlast.urls import Address
 from tests.transport.upstreams.scripted_upstream import Caller, ScriptedUpstream, SeenRequest
@@ -58,9 +59,16 @@ class Server:
     modern_only: bool = False
     is_endless: bool = False
     keeps_connections: bool = True
+    holds: str = ""  # the method that it takes its time for, until it is told to answer that, too
+    holding: trio.Event = attrs.field(factory=trio.Event)
+    streams: bool = False  # the answer to the handshake is an event stream
 
     async def __call__(self, request: SeenRequest, caller: Caller) -> None:
-        await self.answers.wait()
+        if self.holds and self.holds.encode() in request.body:
+            self.holding.set()
+            await self.answers.wait()
+        elif not self.holds:
+            await self.answers.wait()
         await self._answer(request, caller)
         if not self.keeps_connections:
             await caller.close()
@@ -78,9 +86,18 @@ class Server:
             capabilities: object = {"tools": {}} if self.offers_tools else {}
             result = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": {}}
             headers = {"Mcp-Session-Id": "up-1", **({} if self.keeps_connections else {"Connection": "close"})}
-            await caller.answer(200, jsonrpc.result(message["id"], result).raw, headers)
+            await self._welcome(caller, jsonrpc.result(message["id"], result).raw, headers)
         else:
             await caller.answer(200, jsonrpc.result(message["id"], self.page(message.get("params", {}))).raw)
+
+    async def _welcome(self, caller: Caller, answer: bytes, headers: dict[str, str]) -> None:
+        if self.streams:
+            await caller.open_stream(headers)
+            await caller.event(b"", id="1")
+            await caller.event(answer)
+            await caller.end_stream()
+        else:
+            await caller.answer(200, answer, headers)
 
     def page(self, params: Any) -> object:
         at = int(params.get("cursor", 0))
@@ -256,17 +273,63 @@ async def test_nothing_of_it_is_in_the_store_and_the_gateway_serves(place: Path)
     async with trio.open_nursery() as nursery:
         upstream = ScriptedUpstream(answering("a"))
         await nursery.start(upstream.run)
-        settings = Settings(
-            listen=Address("127.0.0.1", 0),
-            store="memory:",
-            servers={"wiki": HttpTarget(url=upstream.url)},
-            expose_health_tool=True,
-        )
-        serving: Serving = await nursery.start(partial(serve, settings))
+        serving: Serving = await nursery.start(partial(serve, settings_for(upstream)))
         assert serving.sessions_restored == 0
         methods = [json.loads(one.body)["method"] if one.body else one.method for one in upstream.requests]
         assert methods[:3] == ["initialize", "notifications/initialized", "tools/list"]
         nursery.cancel_scope.cancel()
+
+
+def settings_for(upstream: ScriptedUpstream) -> Settings:
+    return Settings(
+        listen=Address("127.0.0.1", 0),
+        store="memory:",
+        servers={"wiki": HttpTarget(url=upstream.url)},
+        expose_health_tool=True,
+    )
+
+
+@pytest.mark.parametrize(("holds", "streams"), [("tools/list", False), ("initialize", False), ("initialize", True)])
+async def test_a_start_that_is_given_up_in_the_middle_leaves_no_session_behind(
+    holds: str, streams: bool, place: Path
+) -> None:
+    """As SIGTERM gives it up. Where the server has yet to tell the session's name, that is waited for, a little."""
+    async with trio.open_nursery() as nursery:
+        server = Server(("a",), holds=holds, streams=streams)
+        upstream = ScriptedUpstream(server)
+        await nursery.start(upstream.run)
+
+        def give_up() -> None:
+            starting.cancel()
+            if holds == "initialize":
+                server.answers.set()  # its answer is read when the link is closed
+
+        with trio.CancelScope() as starting, trio.fail_after(2 * ENDING_SECONDS):
+            nursery.start_soon(_when, server.holding, give_up)
+            await nursery.start(partial(serve, settings_for(upstream)))
+        assert starting.cancelled_caught
+        ends = [one.session_id for one in upstream.requests if one.method == "DELETE"]
+        assert ends == ["up-1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_start_that_is_given_up_waits_for_no_silent_server(autojump_clock: MockClock, place: Path) -> None:
+    """The control: nothing is ended that was never told of."""
+    async with trio.open_nursery() as nursery:
+        server = Server(("a",), holds="initialize")
+        upstream = ScriptedUpstream(server)
+        await nursery.start(upstream.run)
+        with trio.CancelScope() as starting:
+            nursery.start_soon(_when, server.holding, starting.cancel)
+            await nursery.start(partial(serve, settings_for(upstream)))
+        assert trio.current_time() <= ENDING_SECONDS + 0.1
+        assert [one.method for one in upstream.requests] == ["POST"]
+        nursery.cancel_scope.cancel()
+
+
+async def _when(event: trio.Event, do: Callable[[], object]) -> None:
+    await event.wait()
+    do()
 
 
 @pytest.mark.parametrize("exposed", [True, False])

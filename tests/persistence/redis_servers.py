@@ -61,10 +61,14 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         """Start a run, and wait until it answers."""
-        with open(self.directory / "log", "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        self.launch()
         wait_for(lambda: self.ask("PING") == b"PONG", f"{self._command[0]}: {self.directory}/log")
         return self
+
+    def launch(self) -> None:
+        """Start a run."""
+        with open(self.directory / "log", "ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
 
     def ask(self, *words: str | bytes | int) -> Any:
         """Ask it directly."""

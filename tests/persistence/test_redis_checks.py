@@ -25,6 +25,7 @@ def test_a_fit_server_is_not_remarked_on() -> None:
     [
         ({"redis_version": "6.2.14"}, "Redis 7.0, Valkey 7.2 or newer is needed"),
         ({"role": "slave", "master_host": "a", "master_port": "1"}, "a replica of a:1: name the primary"),
+        ({"redis_mode": "sentinel"}, "a sentinel, and keeps nothing: say redis+sentinel://"),
         ({"maxmemory_policy": "allkeys-lru"}, 'Set "CONFIG SET maxmemory-policy noeviction"'),
         ({"maxmemory_policy": "volatile-ttl"}, 'Set "CONFIG SET maxmemory-policy noeviction"'),
         ({"aof_enabled": "0"}, 'Set "CONFIG SET appendonly yes" and "CONFIG SET appendfsync everysec"'),

@@ -11,9 +11,9 @@ from persistence.codec import Codec
 from persistence.records import Batch, Fence
 from persistence.redis_asking import RedisAsker
 from persistence.redis_commits import RedisCommits
-from persistence.redis_nodes import Call, Declined, Endpoint, Nodes
+from persistence.redis_nodes import Call, Declined, Nodes
 from persistence.redis_records import slot_of
-from persistence.redis_url import RedisPlace
+from persistence.redis_url import Endpoint, RedisPlace
 from persistence.store import StoreError, StoreFull, StoreInvalid, StoreReplaced, StoreUnavailable
 from tests.persistence.making import snapshot
 
@@ -172,6 +172,162 @@ def test_a_refusal_is_told_before_that_replicas_are_missing() -> None:
     world = World()
     world.first.answers = [[b"fenced", b"at", b"other"], 0]
     assert world.nodes().ask([call("k")], replicas=1) == [[b"fenced", b"at", b"other"]]
+
+
+def test_connections_are_counted_also_to_servers_that_are_known_no_more() -> None:
+    world = World()
+    nodes = world.cluster()
+    nodes.ask([call("k"), call(BEYOND)])
+    before = nodes.opened
+    world.divide(-1)  # all is b's
+    world.a.answers = [Declined("MOVED", "1 b:2")]
+    nodes.ask([call("k")])
+    assert nodes.opened == before
+
+
+# With sentinels
+
+
+@attrs.define
+class FakeSeeker:
+    """Names who the test says, and counts how often it was asked."""
+
+    world: World
+    named: Endpoint | StoreError = A
+    asked: int = 0
+    seconds_to_fail: float = 0.0
+
+    def primary(self) -> Endpoint:
+        self.asked += 1
+        if isinstance(self.named, StoreError):
+            self.world.now += self.seconds_to_fail
+            raise self.named
+        return self.named
+
+    def troubles(self) -> Sequence[str]:
+        return ()
+
+    def close(self) -> None: ...
+
+
+PRIMARY: list[object] = [b"master", 7, []]
+
+
+def watched() -> tuple[World, FakeSeeker, Nodes]:
+    """A is in charge, B is another."""
+    world = World()
+    seeker = FakeSeeker(world)
+    channels = {A: world.a, B: world.b}
+    return world, seeker, Nodes(lambda endpoint: channels[endpoint or A], lambda: world.now, seeker)
+
+
+def test_the_server_that_is_named_is_asked_if_it_says_that_it_is_in_charge() -> None:
+    world, _, nodes = watched()
+    world.a.answers = [[b"slave", b"h", 1, b"connected", 9]]
+    with pytest.raises(StoreUnavailable, match="a:1: the sentinels name it as the primary, and it is none"):
+        nodes.ask([call("x")])
+    assert world.a.asked == [("ROLE",)]
+    world.now += 0.3
+    world.a.answers = [PRIMARY]
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+    world.now += 0.3
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+    assert (nodes.primary, world.a.asked.count(("ROLE",))) == (A, 2)
+
+
+def test_a_server_that_does_not_let_its_role_be_asked_for_is_believed() -> None:
+    world, _, nodes = watched()
+    world.a.answers = [Declined("NOPERM", "no permissions")]
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+
+
+@pytest.mark.parametrize("refused", [StoreUnavailable("silent"), Declined("READONLY", "You can't write")])
+def test_after_a_failure_or_a_refusal_it_is_asked_anew_who_is_in_charge(refused: object) -> None:
+    world, seeker, nodes = watched()
+    asker = RedisAsker(RedisPlace(scheme="redis+sentinel", service="m"), nodes, lambda script: script)
+    world.a.answers, world.b.answers = [PRIMARY, refused], [PRIMARY]
+    with pytest.raises(StoreUnavailable):
+        asker.answers(nodes.ask([call("x")]))
+    seeker.named = B
+    world.now += 0.3
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+    assert (nodes.primary, nodes.opened) == (B, 2)
+    assert world.a.closed >= 1
+
+
+def test_an_answer_counts_only_if_its_server_is_still_in_charge() -> None:
+    world, seeker, nodes = watched()
+    world.a.answers, world.b.answers = [PRIMARY], [PRIMARY]
+    nodes.ask([call("x")])
+    seeker.named = B
+    world.now += 10  # it was silent, and is there again
+    with pytest.raises(StoreUnavailable, match="a:1 is the primary no more: that is b:2"):
+        nodes.ask([call("x")])
+    world.now += 0.3
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+    assert world.b.asked == [("ROLE",), ("GET", "x")]
+
+
+def test_without_asking_again_a_former_primary_s_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Nodes, "_confirm", lambda _: None)
+    world, seeker, nodes = watched()
+    world.a.answers = [PRIMARY]
+    nodes.ask([call("x")])
+    seeker.named = B
+    world.now += 10
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+
+
+def test_sentinels_are_asked_four_times_a_second_however_much_is_asked() -> None:
+    world, seeker, nodes = watched()
+    world.a.answers = [PRIMARY]
+    for _ in range(1000):
+        nodes.ask([call("x")])
+        world.now += 0.001
+    assert seeker.asked == 4
+
+
+def test_a_connection_that_was_opened_again_is_looked_at_at_once() -> None:
+    world, seeker, nodes = watched()
+    world.a.answers = [PRIMARY]
+    nodes.ask([call("x")])
+    world.a.opened += 1
+    world.a.answers = [("GET", "x"), [b"slave", b"h", 1, b"connected", 9]]
+    with pytest.raises(StoreUnavailable, match="it is none"):
+        nodes.ask([call("x")])
+    assert seeker.asked == 2
+
+
+def test_a_primary_in_use_stays_in_use_when_no_sentinel_answers() -> None:
+    world, seeker, nodes = watched()
+    world.a.answers = [PRIMARY]
+    nodes.ask([call("x")])
+    seeker.named = StoreUnavailable("no sentinel answers")
+    for _ in range(100):
+        world.now += 0.1
+        assert nodes.ask([call("x")]) == [("GET", "x")]
+    world.a.down = True
+    for _ in range(2):  # the first has lost the connection; from then on nobody says where to go
+        with pytest.raises(StoreUnavailable):
+            nodes.ask([call("x")])
+        world.now += 0.3
+    seeker.named = B
+    world.b.answers = [PRIMARY]
+    assert nodes.ask([call("x")]) == [("GET", "x")]
+
+
+def test_sentinels_that_are_silent_take_a_tenth_of_the_time_at_most() -> None:
+    world, seeker, nodes = watched()
+    world.a.answers = [PRIMARY, ("GET", "x"), PRIMARY]
+    nodes.ask([call("x")])
+    seeker.named, seeker.seconds_to_fail = StoreUnavailable("no sentinel answers"), 1.5
+    world.a.opened += 1  # which alone is a reason to ask
+    began = world.now
+    for _ in range(330):
+        nodes.ask([call("x")])
+        world.now += 0.1
+    # 1 before, and in 33 s: the first, and the others 15 s after each; each takes 1.5 s.
+    assert (seeker.asked, round(world.now - began, 3)) == (4, 37.5)
 
 
 # What a server's refusal means

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,39 @@ def server() -> Iterator[RedisServer]:
     with running(server):
         server.ask("CONFIG", "SET", "requirepass", "hunter2")
         yield server
+
+
+@contextlib.contextmanager
+def sentinel(path: Path, primary_port: int) -> Iterator[list[bytes]]:
+    """Answer on a socket as a sentinel does that names this primary; give what was heard."""
+    heard: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = listener.accept()
+                with accepted:
+                    while asked := accepted.recv(4096):
+                        heard.append(asked)
+                        accepted.sendall(answer(asked))
+
+    def answer(asked: bytes) -> bytes:
+        if b"GET-MASTER-ADDR-BY-NAME" not in asked:
+            return b"+OK\r\n"  # AUTH, CLIENT SETNAME
+        port = str(primary_port).encode()
+        facts = b"*4\r\n$12\r\nconfig-epoch\r\n$1\r\n1\r\n$23\r\ndown-after-milliseconds\r\n$3\r\n500\r\n"
+        return facts + b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            yield heard
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.fixture
@@ -54,6 +89,25 @@ async def test_sessions_are_kept_over_tls(server: RedisServer, authority: Author
         assert await store.load("s") == snapshot()
         await store.aclose()
         assert front.accepted == 1
+
+
+async def test_sentinels_and_the_primary_are_both_spoken_to_over_tls(
+    server: RedisServer, authority: Authority, tmp_path: Path
+) -> None:
+    certificate = authority.issue("server", HERE)
+    with tls_front(server.socket, certificate) as front, sentinel(tmp_path / "sentinel", front.port) as heard:
+        with tls_front(tmp_path / "sentinel", certificate) as before:
+            options = f"service=main&sentinel_password=hunter3&ssl_ca_certs={authority.file}"
+            store = await RedisStore.open(f"rediss+sentinel://:hunter2@{HERE}:{before.port}/0?{options}")
+            assert store.url == f"rediss+sentinel://{HERE}:{before.port}?service=main"
+            await store.commit(Batch(await store.claim("test"), (snapshot(),)))
+            assert (await store.probe()).primary == f"{HERE}:{front.port}"
+            await store.aclose()
+            said = await refused(f"rediss+sentinel://:hunter2@{HERE}:{before.port}/0?service=main")
+            assert "certificate" in said
+        assert (front.accepted, before.accepted) == (1, 1)
+    assert b"hunter3" in b"".join(heard), "the sentinels' password"
+    assert b"hunter2" not in b"".join(heard), "the primary's"
 
 
 async def test_a_server_of_another_authority_is_refused(

@@ -72,6 +72,7 @@ class Journal:
     said: dict[str, list[str]] = attrs.field(factory=dict)  # unasked, by our session id, in order
     answers: Counter[str] = attrs.field(factory=Counter)  # of clients to servers' requests, by request key
     complaints: list[str] = attrs.field(factory=list)
+    ended: int = 0  # sessions, without a link
 
 
 @attrs.define(eq=False)
@@ -172,13 +173,7 @@ class SimServer:
 
     async def connect(self, state: SessionState, inbox: Inbox, is_dead: Callable[[], bool]) -> Link:
         """Open a link for a session of ours; see `actors.link.Connect`."""
-        await trio.sleep(self.chance.random() * 0.2)
-        if state.session_id in self.rejected:
-            raise ConnectRejected("auth_gone", "the credentials are no longer accepted")
-        if trio.current_time() < self.down_until or self.happens(self.mishaps.connect_fails):
-            raise ConnectFailed("connection refused")
-        if self.happens(self.mishaps.connect_hangs):
-            await trio.sleep(3600)
+        await self._be_reached(state)
         former = self._former(state)
         session = former if former is not None else self._new_session(state)
         if session.link is not None:
@@ -190,6 +185,24 @@ class SimServer:
         if self.resends:
             link.resend(state)
         return link
+
+    async def end_session(self, state: SessionState, is_dead: Callable[[], bool]) -> bool:
+        """Forget a session that has no link; see `actors.upstream_ending`."""
+        await self._be_reached(state)
+        former = self._former(state)
+        if former is not None and not is_dead():
+            self.forget(former, "ended")
+            self.journal.ended += 1
+        return former is not None
+
+    async def _be_reached(self, state: SessionState) -> None:
+        await trio.sleep(self.chance.random() * 0.2)
+        if state.session_id in self.rejected:
+            raise ConnectRejected("auth_gone", "the credentials are no longer accepted")
+        if trio.current_time() < self.down_until or self.happens(self.mishaps.connect_fails):
+            raise ConnectFailed("connection refused")
+        if self.happens(self.mishaps.connect_hangs):
+            await trio.sleep(3600)
 
     def _former(self, state: SessionState) -> ServerSession | None:
         if not self.kind.resumable:

@@ -15,7 +15,7 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -119,6 +119,20 @@ class Process:
     runtime: Runtime | None = None
     waiting: dict[trio.CancelScope, None] = attrs.field(factory=dict)  # clients that wait for it; in order
     dead: bool = False
+
+
+@attrs.frozen
+class _Connector:
+    """Implements `actors.link.Connect` and `actors.upstream_ending.EndsSessions` for one process."""
+
+    _servers: Mapping[str, SimServer]
+    _process: Process
+
+    async def __call__(self, session: SessionState, inbox: Inbox) -> Link:
+        return await self._servers[session.server_id].connect(session, inbox, lambda: self._process.dead)
+
+    async def end_session(self, session: SessionState) -> bool:
+        return await self._servers[session.server_id].end_session(session, lambda: self._process.dead)
 
 
 class World:
@@ -295,10 +309,7 @@ class World:
             scope.cancel()
 
     def _connect_for(self, process: Process) -> Connect:
-        async def connect(session: SessionState, inbox: Inbox) -> Link:
-            return await self._servers[session.server_id].connect(session, inbox, lambda: process.dead)
-
-        return connect
+        return _Connector(self._servers, process)
 
     def _options(self) -> RuntimeOptions:
         return RuntimeOptions(
@@ -391,6 +402,7 @@ class World:
                 counts["calls"] += 1
                 counts[f"calls that came to {call.ending.name}"] += 1
         counts["commits"] = self._disk.batches
+        counts["sessions ended without a link"] = self._journal.ended
         report.virtual_seconds = trio.current_time()
         report.digest = digest.hexdigest()
         return report

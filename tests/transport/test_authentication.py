@@ -26,6 +26,7 @@ from transport.authentication import (
 )
 from transport.exchange import RequestHead
 from transport.guard import Rejection
+from transport.issuer_metadata import check_url
 from transport.jwt_tokens import JwtTokens
 from transport.protected_resource import WELL_KNOWN, ProtectedResource
 from transport.signing_keys import (
@@ -34,7 +35,6 @@ from transport.signing_keys import (
     FetchedKeys,
     InvalidKeys,
     KeysOfFile,
-    check_url,
     find_key_set,
     parse_keys,
 )

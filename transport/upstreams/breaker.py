@@ -132,6 +132,11 @@ class Breaker:
         self._last_error = detail
         self._refuses_credentials = True
 
+    def credentials_missing(self, detail: str) -> None:
+        """We have no credentials to show it: nothing is known of the upstream itself."""
+        self._last_error = detail
+        self._refuses_credentials = True
+
     def credentials_accepted(self) -> None:
         """The upstream lets us in again; for whoever tells of nothing else."""
         self._refuses_credentials = False

@@ -9,7 +9,7 @@ Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
 from urllib.parse import parse_qsl, unquote
 
@@ -21,22 +21,28 @@ HIDDEN = "<hidden>"
 _CHARACTERS_MIN = 8
 
 
+def _none() -> Iterable[str]:
+    return ()
+
+
 @attrs.frozen(repr=False)
 class Concealment:
     """The texts that may not be quoted, longest first."""
 
     texts: tuple[str, ...] = ()
+    changing: Callable[[], Iterable[str]] = _none  # more of them, as of now: tokens that are renewed
 
     @classmethod
-    def of(cls, headers: Mapping[str, str], query: str) -> Concealment:
+    def of(cls, headers: Mapping[str, str], query: str, changing: Callable[[], Iterable[str]] = _none) -> Concealment:
         """Gather what an operator has set for one upstream.
 
         Args:
           headers: sent with every request. Of `Bearer X`, X is one by itself.
           query: of its URL, percent-encoded.
+          changing: gives what else it may have been shown lately.
         """
         texts = {form for text in _parts(headers, query) if len(text) >= _CHARACTERS_MIN for form in _forms(text)}
-        return cls(tuple(sorted(texts, key=len, reverse=True)))
+        return cls(_longest_first(texts), changing)
 
     def __repr__(self) -> str:
         return f"<Concealment of {len(self.texts)}>"
@@ -45,15 +51,28 @@ class Concealment:
         """Give the beginning of what an upstream said, as a line without them."""
         # Hidden first, cut after that: half a secret is none that could be found. Each character of the excerpt stands
         # for one secret at most, so more than this is not looked at.
-        longest = len(self.texts[0]) if self.texts else 0
-        text = self.hide(body[: characters_max * (1 + longest)].decode("utf-8", "replace"))[:characters_max]
+        secrets = self._all()
+        longest = len(secrets[0]) if secrets else 0
+        text = _hide(secrets, body[: characters_max * (1 + longest)].decode("utf-8", "replace"))[:characters_max]
         return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
     def hide(self, text: str) -> str:
         """Take them out of a text."""
-        for secret in self.texts:
-            text = text.replace(secret, HIDDEN)
-        return text
+        return _hide(self._all(), text)
+
+    def _all(self) -> tuple[str, ...]:
+        changing = {form for text in self.changing() for form in _forms(text)}
+        return _longest_first({*self.texts, *changing}) if changing else self.texts
+
+
+def _longest_first(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(texts, key=len, reverse=True))
+
+
+def _hide(secrets: Iterable[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text
 
 
 def _parts(headers: Mapping[str, str], query: str) -> Iterator[str]:

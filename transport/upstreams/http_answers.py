@@ -81,15 +81,25 @@ def describe(head: ResponseHead, body: bytes, concealment: Concealment) -> str:
     return f"{detail}: {excerpt}" if excerpt else detail
 
 
+def session_named(head: ResponseHead) -> str:
+    """Give the session id that an answer to a handshake brings; "" if it brings none.
+
+    Raises:
+      InvalidTerms: it is not one that could be sent back.
+    """
+    session_id = head.text(b"mcp-session-id")
+    if session_id and not _HEADER_SAFE.fullmatch(session_id):
+        raise InvalidTerms("the upstream's session id is not visible ASCII, or too long")
+    return session_id
+
+
 def read_names(head: ResponseHead, answer: Message) -> tuple[str, str]:
     """Give the session id and the protocol version that the answer to a handshake names; "" for what it does not.
 
     Raises:
       InvalidTerms: the id is not one that could be sent back.
     """
-    session_id = head.text(b"mcp-session-id")
-    if session_id and not _HEADER_SAFE.fullmatch(session_id):
-        raise InvalidTerms("the upstream's session id is not visible ASCII, or too long")
+    session_id = session_named(head)
     try:
         version = read_terms(answer.raw).protocol_version
     except InvalidTerms:

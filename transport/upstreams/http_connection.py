@@ -22,6 +22,7 @@ from transport.upstreams.http_response import ResponseHead, ResponseInvalid, Res
 from transport.upstreams.http_wire import PlainWire
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
+UNAUTHORIZED = 401
 
 _log = structlog.get_logger(__name__)
 
@@ -41,7 +42,17 @@ class Job(abc.ABC):
     `stream_data` any number of times and by `stream_closed`. All are sync. Nothing is called after `abandon`.
     """
 
-    __slots__ = ("abandoned", "body_bytes_max", "connection", "held", "lane", "request", "silence_seconds_max", "since")
+    __slots__ = (
+        "abandoned",
+        "body_bytes_max",
+        "connection",
+        "held",
+        "lane",
+        "request",
+        "silence_seconds_max",
+        "since",
+        "unauthorized",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,8 @@ class Job(abc.ABC):
         self.abandoned = False
         self.held: trio.Event | None = None  # nothing more is read until this is set: a way to slow the other side
         self.since = 0.0  # trio's clock: when it was queued
+        # Asked when it is answered with 401: True takes it over, for another try with another token.
+        self.unauthorized: Callable[[], bool] | None = None
 
     def abandon(self) -> None:
         """Give the job up: its connection is closed, nothing is called any more."""
@@ -243,11 +256,17 @@ class Connection:
             reusable = False
         if streaming:
             self._tell(job, job.stream_closed, "the stream ended")
+        elif head.status == UNAUTHORIZED and job.unauthorized is not None:
+            self._tell(job, self._refuse_token, job, head, body)
         elif len(body) > job.body_bytes_max:
             self._tell(job, job.failed, Failure.REFUSED, f"the answer is larger than {job.body_bytes_max} bytes")
         else:
             self._tell(job, job.answered, head, body)
         return reusable
+
+    def _refuse_token(self, job: Job, head: ResponseHead, body: bytes) -> None:
+        if job.unauthorized is None or not job.unauthorized():
+            job.answered(head, body[: job.body_bytes_max])
 
     def _end_of_input(self) -> None:
         job, head = self.job, self._reader.head

@@ -11,6 +11,7 @@ from __future__ import annotations
 import structlog
 import trio
 
+from actors.ids import Principal
 from actors.jsonrpc import Message, RequestId
 from actors.link import ConnectFailed, ConnectRejected, Established, Inbox, Link
 from actors.state import SessionState
@@ -59,7 +60,7 @@ class HttpConnector:
                 self._streamable.breaker.succeeded()
                 return link
         if handshake is None:
-            return _Undecided(self, await self._streamable(session, inbox), inbox)
+            return _Undecided(self, await self._streamable(session, inbox), inbox, session.principal)
         if spoke_sse:
             return await self._streamable.reopen(session, handshake, inbox)
         return await self._streamable(session, inbox)
@@ -89,10 +90,13 @@ class HttpConnector:
 class _Undecided:
     """Implements `actors.link.Link` for a session that is being opened: one transport, then perhaps the other."""
 
-    __slots__ = ("_connector", "_inbox", "_link", "_streamable")
+    __slots__ = ("_connector", "_inbox", "_link", "_principal", "_streamable")
 
-    def __init__(self, connector: HttpConnector, streamable: StreamableHttpLink, inbox: Inbox) -> None:
+    def __init__(
+        self, connector: HttpConnector, streamable: StreamableHttpLink, inbox: Inbox, principal: Principal
+    ) -> None:
         self._connector = connector
+        self._principal = principal
         self._streamable = streamable
         self._inbox = inbox
         self._link: Link = streamable
@@ -132,7 +136,7 @@ class _Undecided:
 
         Cancellation: the link is being closed; nobody waits for an answer.
         """
-        link = self._connector.sse.link(self._inbox)
+        link = self._connector.sse.link(self._inbox, self._principal)
         try:
             await link.open()
         except (ConnectFailed, ConnectRejected):

@@ -108,7 +108,9 @@ class Following:
             get = await self.until_end()
             if self.stream.settled:
                 return ""
-            if self.stream.torn:  # it was told, and is behind the cursor now: there will be no other
+            # It was told, and is behind the cursor now: there will be no other. Unless we have ended the connection
+            # ourselves, whose server may have more to say.
+            if self.stream.torn and not self._gave_up:
                 return self.stream.unreadable
             if why := self._why_no_more(get):
                 return why
@@ -117,7 +119,10 @@ class Following:
     async def pause(self, get: GetJob) -> None:
         """Wait for as long as the upstream wants to be left alone; longer with each failure in a row."""
         seconds = self.stream.retry_seconds(self._limits.retry_seconds_max)
-        await trio.sleep(seconds if get.opened else max(seconds, self._limits.backoff_seconds(self._failures)))
+        if not get.opened:
+            is_refused = get.refusal is not None
+            seconds = max(seconds, self._limits.backoff_seconds(self._failures, is_refused=is_refused))
+        await trio.sleep(seconds)
 
     def _why_no_more(self, get: GetJob) -> str:
         if get.refusal is not None and not get.stream.may_take_turns:

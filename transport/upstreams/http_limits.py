@@ -39,13 +39,17 @@ class HttpLimits:
     parting_seconds_max: float = 2.0  # what is in flight when a session is lost; less than messages wait for a link
     retry_seconds_max: float = 60.0  # a longer `retry` of the upstream is shortened
     backoff_seconds_max: float = 30.0
+    # For the upstream's own stream, where it does not let us in: somebody has to set that right, which takes longer,
+    # and thousands of sessions may ask.
+    refused_seconds_max: float = 60.0
     # Of an answer without a session that its client has not taken yet; then the server is read no further. Sessions
     # need no such bound: what they are told is in their log, and a slow client reads it from there.
     held_bytes: int = 256 * 1024
 
-    def backoff_seconds(self, failures: int) -> float:
+    def backoff_seconds(self, failures: int, *, is_refused: bool = False) -> float:
         """Double the pause with each failure; random, so that a thousand links do not come back at once."""
-        ceiling = min(self.backoff_seconds_max, 2.0 ** min(failures, 16))
+        most_seconds = self.refused_seconds_max if is_refused else self.backoff_seconds_max
+        ceiling = min(most_seconds, 2.0 ** min(failures, 16))
         return ceiling * random.uniform(0.5, 1.0)
 
     def look_pause_seconds(self, looks: int) -> float:

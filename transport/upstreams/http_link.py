@@ -22,6 +22,7 @@ from actors.link import About, Established, Failure, Inbox, LinkLost
 from actors.state import NOTHING
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.handshake import INITIALIZE, InvalidTerms, cancelled, split_batch
 from transport.upstreams.http_answers import (
@@ -33,12 +34,13 @@ from transport.upstreams.http_answers import (
     read_names,
     says_session_is_lost,
     session_is_lost,
+    session_named,
 )
 from transport.upstreams.http_following import Asking, Following
 from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
 from transport.upstreams.http_limits import HttpLimits, LinkStatistics
+from transport.upstreams.http_misheard import Misheard
 from transport.upstreams.http_parting import Parting, is_in_flight
-from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_requests import UNNAMED, SessionRequests, name_headers
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
@@ -78,7 +80,7 @@ class StreamableHttpLink:
 
     def __init__(
         self,
-        pool: HttpPool,
+        pool: Carrier,
         target: HttpTarget,
         requests: SessionRequests,
         inbox: Inbox,
@@ -175,7 +177,9 @@ class StreamableHttpLink:
             return
         self._closed = True
         for job in tuple(self._jobs):
-            if isinstance(job, GetJob) or (isinstance(job, CallJob) and job.stream is not None):
+            if end_session and isinstance(job, CallJob) and job.opens and job.connection is not None:
+                job.hurry(_ENDING_SECONDS)  # what its answer names is yet to be ended
+            elif isinstance(job, GetJob) or (isinstance(job, CallJob) and job.stream is not None):
                 job.abandon()
             else:
                 job.let_finish(_ENDING_SECONDS)
@@ -227,7 +231,9 @@ class StreamableHttpLink:
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         self._forget(call)
         note_life(self._breaker, head, body, self._target.concealment)
-        if head.is_encoded:
+        if self._closed:
+            self._end_unwanted(head)
+        elif head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
             if not self._is_taken_over(call, head, body):
@@ -237,6 +243,16 @@ class StreamableHttpLink:
         else:
             call.head = head
             self._read_document(call, head, body)
+
+    def _end_unwanted(self, head: ResponseHead) -> None:
+        """End the session that an answer opens after all: the link was closed before it came."""
+        try:
+            session_id = session_named(head)
+        except InvalidTerms:  # nobody could name it
+            return
+        if session_id:
+            request = self._requests.delete(name_headers(session_id, ""))
+            self._submit_quietly(request, "end a session that was given up")
 
     def _read_document(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         stream = EventStream(call.request_id, ticket=call.ticket)
@@ -286,7 +302,10 @@ class StreamableHttpLink:
 
     def call_streams(self, call: CallJob, head: ResponseHead) -> None:
         note_life(self._breaker, head, b"", self._target.concealment)
-        if head.is_encoded:
+        if self._closed:
+            call.abandon()
+            self._end_unwanted(head)
+        elif head.is_encoded:
             self._forget(call)
             call.abandon()
             self._refuse(call.ticket, Failure.OUTCOME_UNKNOWN, "the stream is compressed, which nobody asked for")
@@ -304,8 +323,8 @@ class StreamableHttpLink:
             self._give_up(job, stream, Failure.REFUSED, str(error))
         if stream.settled:
             job.hurry(_ENDING_SECONDS)  # after the answer the stream SHOULD end
-        elif stream.begins_doubt():
-            self._inbox.start_soon(self._doubt, job, stream)
+        elif stream.misheard is not None and stream.about is not About.NOTHING and stream.misheard.begins_watch():
+            self._inbox.start_soon(self._doubt, stream.misheard, job, stream)
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
         job.abandon()
@@ -315,6 +334,7 @@ class StreamableHttpLink:
 
     def _settle(self, stream: EventStream, failure: Failure, detail: str) -> None:
         stream.settled = True
+        stream.heard()  # nothing is in doubt any more
         self._refuse(stream.ticket, failure, detail)
 
     def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
@@ -336,7 +356,7 @@ class StreamableHttpLink:
             except InvalidMessage as error:
                 self._malformed += 1
                 log_unreadable(_log, raw, error, self._malformed, upstream=str(self._target.origin))
-                if stream.misheard(raw, error.reason):
+                if stream.mishear(raw, error.reason):
                     self._settle(stream, Failure.UNREADABLE, describe_unreadable(error.reason))
                 continue
             stream.heard()
@@ -347,12 +367,21 @@ class StreamableHttpLink:
             else:
                 self._take_answer(call, stream, message, cursor)
 
-    async def _doubt(self, job: CallJob | GetJob, stream: EventStream) -> None:
-        """End a call behind half an answer. A server that goes on behind that has told something else with it."""
-        await trio.sleep(self._limits.torn_seconds_max)
-        stream.doubted = False
-        if stream.torn and not stream.settled and job in self._jobs:  # else another connection has taken over
-            self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(stream.unreadable))
+    async def _doubt(self, misheard: Misheard, job: CallJob | GetJob, stream: EventStream) -> None:
+        """End a call behind half an answer, whichever connection its stream is on by then."""
+        assert not isinstance(stream.about, About)
+        seconds = self._limits.torn_seconds_max
+        while await misheard.stays_torn(seconds):
+            following = self._resuming.get(stream.about)
+            if isinstance(job, CallJob) and job in self._jobs:
+                self._give_up(job, stream, Failure.UNREADABLE, describe_unreadable(misheard.why))
+            elif following is not None and self._is_open(stream.about):
+                following.cancel()
+                self._settle(stream, Failure.UNREADABLE, describe_unreadable(misheard.why))
+            seconds = self._limits.look_again_seconds_max  # where nobody is there who could have said more
+
+    def _is_open(self, about: RequestId) -> bool:
+        return any(isinstance(job, GetJob) and job.stream.about == about and job.opened for job in self._jobs)
 
     def _take_answer(self, call: CallJob | None, stream: EventStream, message: Message, cursor: str) -> None:
         assert not isinstance(stream.about, About)
@@ -428,6 +457,7 @@ class StreamableHttpLink:
                 self._resuming = {about: one for about, one in self._resuming.items() if one is not scope} or NOTHING
             if why:
                 self._settle_unheard(following.stream, why)
+        following.stream.heard()  # nothing is in doubt any more, and its id may be given to another call
 
     def _settle_unheard(self, stream: EventStream, why: str) -> None:
         if stream.torn:
@@ -439,7 +469,8 @@ class StreamableHttpLink:
         """Keep the upstream's own stream open for as long as the link lives; but take a no for a no.
 
         405 is the protocol's way to say that there is no such stream; servers without a GET route say 404. So only a
-        body that speaks of the session counts as its loss: else a session would be re-opened over and over.
+        body that speaks of the session counts as its loss: else a session would be re-opened over and over. That it
+        does not let us in is none: that is set right on its side (`credentials.py`), and the session goes on.
         """
         limits = self._limits
         begin = partial(self._begin_get, silence_seconds_max=limits.listen_silence_seconds_max, headed=self._release)
@@ -447,6 +478,7 @@ class StreamableHttpLink:
         following = Following(
             stream, Asking(begin, self._end_get, self._describe), limits, looks_max=limits.listen_looks_max
         )
+        told = False  # that there is none
         while True:
             get = await following.until_end()
             if self._closed:
@@ -457,8 +489,11 @@ class StreamableHttpLink:
                 return
             self._release()
             if refusal is not None:
-                _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=refusal.status)
-                return
+                if not told:
+                    _log.info("upstream_offers_no_stream", upstream=str(self._target.origin), status=refusal.status)
+                if refusal.status not in REFUSALS:
+                    return
+            told = refusal is not None
             await following.pause(get)
 
     async def _release_in_time(self) -> None:

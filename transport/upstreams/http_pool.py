@@ -15,16 +15,17 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import attrs
 import structlog
 import trio
 
+from actors.ids import Principal
 from actors.link import Failure
 from actors.log_context import start_apart
 from transport.upstreams.handshake import is_power_of_two
-from transport.upstreams.http_connection import Connection, Job, Lane
+from transport.upstreams.http_connection import BODY_BYTES_MAX, Connection, Job, Lane
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import Origin
 from transport.upstreams.http_wire import open_wire
@@ -72,7 +73,7 @@ class PoolStatistics:
 
 
 class HttpPool:
-    """Carries jobs to origins and their answers back. `run` must be running."""
+    """Implements `transport.upstreams.carrier.Carrier`. `run` must be running."""
 
     def __init__(self, *, limits: PoolLimits | None = None, tls_context: ssl.SSLContext | None = None) -> None:
         """Args:
@@ -143,7 +144,9 @@ class HttpPool:
         while any(lanes.is_busy for lanes in self._lanes.values()):  # noqa: ASYNC110
             await trio.sleep(_CARRIED_POLL_SECONDS)
 
-    async def fetch(self, origin: Origin, request: bytes, *, seconds: float) -> tuple[ResponseHead, bytes]:
+    async def fetch(
+        self, origin: Origin, request: bytes, *, seconds: float, body_bytes_max: int = BODY_BYTES_MAX
+    ) -> tuple[ResponseHead, bytes]:
         """Make a request and wait for its answer; of an event stream, for its head alone.
 
         Raises:
@@ -151,7 +154,7 @@ class HttpPool:
 
         Cancellation: the request may have been sent.
         """
-        fetch = _Fetch(request, silence_seconds_max=seconds, lane=Lane.URGENT)
+        fetch = _Fetch(request, silence_seconds_max=seconds, lane=Lane.URGENT, body_bytes_max=body_bytes_max)
         self.submit(origin, fetch)
         try:
             with trio.move_on_after(seconds):
@@ -159,6 +162,28 @@ class HttpPool:
         finally:
             fetch.abandon()
         return fetch.outcome()
+
+    async def prepare(self) -> None:
+        """Requests need nothing besides a connection."""
+
+    def on_behalf_of(self, principal: Principal) -> HttpPool:
+        """Everybody's requests are carried alike."""
+        return self
+
+    def for_request(self) -> HttpPool:
+        """As `on_behalf_of`."""
+        return self
+
+    def tokens_shown(self) -> Iterable[str]:
+        """No token is put into any request here."""
+        return ()
+
+    def start_soon(self, run: Callable[[], Awaitable[object]]) -> bool:
+        """Run a task that works for many, beside the connections. False: it is not running any more."""
+        if self._nursery is None:
+            return False
+        start_apart(self._nursery, run)
+        return True
 
     def _tls_for(self, origin: Origin) -> ssl.SSLContext | None:
         if origin.scheme == "http":
@@ -377,8 +402,8 @@ class _Fetch(Job):
 
     __slots__ = ("_failure", "_response", "settled")
 
-    def __init__(self, request: bytes, *, silence_seconds_max: float, lane: Lane) -> None:
-        super().__init__(request, silence_seconds_max=silence_seconds_max, lane=lane)
+    def __init__(self, request: bytes, *, silence_seconds_max: float, lane: Lane, body_bytes_max: int) -> None:
+        super().__init__(request, silence_seconds_max=silence_seconds_max, lane=lane, body_bytes_max=body_bytes_max)
         self.settled = trio.Event()
         self._response: tuple[ResponseHead, bytes] | None = None
         self._failure = RequestFailed(Failure.OUTCOME_UNKNOWN, f"no answer within {silence_seconds_max:g} s")

@@ -18,6 +18,7 @@ _WANTED = frozenset(
         b"keep-alive",
         b"retry-after",
         b"mcp-session-id",
+        b"www-authenticate",
     )
 )
 HEAD_BYTES_MAX = 64 * 1024  # nginx allows 4-8 KiB per buffer, Node 16 KiB, curl 300 KiB in all

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from actors.jsonrpc import RequestId, misanswered_id
 from actors.link import About
 from transport.sse import Parser
+from transport.upstreams.http_misheard import Misheard
 from transport.upstreams.unreadable import is_torn_answer
 
 _CURSOR_CHARS_MAX = 4096  # it is sent back in a header, and kept with the session
@@ -29,14 +30,12 @@ class EventStream:
         "about",
         "ask_behind",
         "cursor",
-        "doubted",
         "events",
         "messages",
+        "misheard",
         "primed",
         "settled",
         "ticket",
-        "torn",
-        "unreadable",
     )
 
     def __init__(self, about: RequestId | About, *, ticket: int = 0, cursor: str = "") -> None:
@@ -53,9 +52,7 @@ class EventStream:
         self.events = 0  # with data or an id: signs of life
         self.messages = 0  # with data: news
         self.settled = False  # the request was answered, or given up
-        self.unreadable = ""  # why the newest message on it is none
-        self.torn = False  # ... and it may have been the answer
-        self.doubted = False  # a task watches whether it was
+        self.misheard: Misheard | None = None  # made when needed
         self._is_resumed = False
         self._retry_seconds = _RETRY_SECONDS_DEFAULT
         self._parser: Parser | None = None  # made when needed: most calls are answered by a plain document
@@ -64,6 +61,7 @@ class EventStream:
         """The same stream as another connection will hear it: behind the cursor, or the other id if it is its turn."""
         stream = EventStream(self.about, ticket=self.ticket, cursor=self.cursor)
         stream.primed = self.primed
+        stream.misheard = self.misheard  # about the call, not about this connection
         stream.ask_behind = self.primed if in_turn and self.may_take_turns else self.cursor
         stream._retry_seconds = self._retry_seconds
         return stream
@@ -78,24 +76,31 @@ class EventStream:
         self._parser = None
         self._is_resumed = bool(self.ask_behind)
 
-    def misheard(self, raw: bytes, why: str) -> bool:
+    @property
+    def unreadable(self) -> str:
+        """Why the newest message on it is none; "": it is one."""
+        return "" if self.misheard is None else self.misheard.why
+
+    @property
+    def torn(self) -> bool:
+        """The newest message on it is none, and may have been the answer."""
+        return self.misheard is not None and self.misheard.torn
+
+    def mishear(self, raw: bytes, why: str) -> bool:
         """Take note of something that is no message.
 
         Returns:
           whether it was meant for the answer: it names the request.
         """
-        self.unreadable, self.torn = why, is_torn_answer(raw)
+        if self.misheard is None:
+            self.misheard = Misheard()
+        self.misheard.note(why, torn=is_torn_answer(raw))
         return not self.settled and misanswered_id(raw) == self.about
-
-    def begins_doubt(self) -> bool:
-        """Whether to begin to watch if what was misheard was the answer: once at a time."""
-        begins = self.torn and not self.doubted and self.about is not About.NOTHING
-        self.doubted = self.doubted or begins
-        return begins
 
     def heard(self) -> None:
         """Take note of a message: what was misheard before was not the answer."""
-        self.unreadable, self.torn = "", False
+        if self.misheard is not None:
+            self.misheard.refute()
 
     def retry_seconds(self, limit_seconds: float) -> float:
         """How long the upstream wants to be left alone before the stream is resumed."""

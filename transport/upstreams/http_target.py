@@ -8,7 +8,7 @@ never begin a header of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from urllib.parse import urlsplit
 
@@ -79,9 +79,9 @@ class HttpTarget:
             raise ValueError("the path of an upstream's URL must be percent-encoded")
         return cls(Origin(parts.scheme, host, port), authority, path, Concealment.of({}, parts.query))
 
-    def shown(self, headers: Mapping[str, str]) -> HttpTarget:
-        """Give the same endpoint, with these headers known to be ours."""
-        return attrs.evolve(self, concealment=Concealment.of(headers, self.path.partition("?")[2]))
+    def shown(self, headers: Mapping[str, str], tokens: Callable[[], Iterable[str]] = tuple) -> HttpTarget:
+        """Give the same endpoint, with these headers known to be ours, and these tokens as of each moment."""
+        return attrs.evolve(self, concealment=Concealment.of(headers, self.path.partition("?")[2], tokens))
 
 
 def default_user_agent() -> str:

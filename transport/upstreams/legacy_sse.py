@@ -17,17 +17,18 @@ import attrs
 import structlog
 import trio
 
+from actors.ids import Principal
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.sse import Event, EventTooLarge, Parser
+from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import INITIALIZE, Rehearsal, cancelled, reinitialize, split_batch
 from transport.upstreams.http_answers import describe, error_answer, failure_of, session_is_lost
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_jobs import QuietJob
 from transport.upstreams.http_limits import HttpLimits, LinkStatistics
-from transport.upstreams.http_pool import HttpPool
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import HttpTarget, check_headers, every_header, write_head
 from transport.upstreams.in_flight import InFlight
@@ -66,7 +67,7 @@ class LegacySseConnector:
       credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
-    pool: HttpPool
+    pool: Carrier
     url: str
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
@@ -75,12 +76,13 @@ class LegacySseConnector:
 
     @_target.default
     def _read_url(self) -> HttpTarget:
-        return HttpTarget.parse(self.url).shown(self.headers)
+        return HttpTarget.parse(self.url).shown(self.headers, self.pool.tokens_shown)
 
-    def link(self, inbox: Inbox) -> LegacySseLink:
+    def link(self, inbox: Inbox, principal: Principal) -> LegacySseLink:
         """Make a link that has yet to be opened, and is closed by whoever opens it."""
-        headers = every_header(self.headers)
-        return LegacySseLink(self.pool, self.url, self._target, headers, inbox, self.limits, self.credentials)
+        headers, pool = every_header(self.headers), self.pool.on_behalf_of(principal)
+        target = self._target if pool is self.pool else self._target.shown(self.headers, pool.tokens_shown)
+        return LegacySseLink(pool, self.url, target, headers, inbox, self.limits, self.credentials)
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> LegacySseLink:
         """Open a stream, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -93,7 +95,7 @@ class LegacySseConnector:
         """
         handshake = session.handshake
         rehearsal = Rehearsal(inbox)
-        link = self.link(inbox if handshake is None else rehearsal)
+        link = self.link(inbox if handshake is None else rehearsal, session.principal)
         try:
             await link.open()
             if handshake is None:
@@ -116,7 +118,7 @@ class LegacySseLink:
 
     def __init__(
         self,
-        pool: HttpPool,
+        pool: Carrier,
         url: str,
         target: HttpTarget,
         headers: Sequence[tuple[str, str]],

@@ -18,13 +18,15 @@ from transport import modern
 from transport.modern import ModernRequest
 from transport.sse import EventTooLarge, Parser
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.carrier import Carrier
+from transport.upstreams.concealment import Concealment
 from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.era import Era, EraKnowledge, EraLimits, EraUnknown, Verdict, judge
 from transport.upstreams.handshake import is_power_of_two, own_id
 from transport.upstreams.http_answers import answer_to, describe, error_answer, failure_of
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_limits import HttpLimits
-from transport.upstreams.http_pool import HttpPool
+from transport.upstreams.http_pool import RequestFailed
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import POST_HEADERS, HttpTarget, check_headers, default_user_agent, write_head
 from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall, answer_within
@@ -40,7 +42,7 @@ class StatelessHttp:
 
     def __init__(
         self,
-        pool: HttpPool,
+        pool: Carrier,
         target: HttpTarget,
         headers: Mapping[str, str] | None = None,
         *,
@@ -59,7 +61,8 @@ class StatelessHttp:
         self.breaker = breaker or Breaker()
         self._pool = pool
         self._target = target
-        self.concealment = target.shown(headers or {}).concealment
+        self._shown = target.shown(headers or {}, pool.tokens_shown)
+        self._headers = headers or {}
         self._limits = limits
         every = dict(headers or {})
         if not any(name.lower() == "user-agent" for name in every):
@@ -72,10 +75,16 @@ class StatelessHttp:
     async def send(self, request: ModernRequest) -> StatelessCall:
         """Send a request. See `StatelessUpstream`."""
         call = StatelessCall()
-        job = _CallJob(self, call, request, self._write(request), self._limits)
+        pool = self._pool.for_request()
+        job = _CallJob(self, call, request, self._write(request), self._limits, self._concealment_over(pool))
         call.bind(job.let_go, job.go_on)
-        self._pool.submit(self._target.origin, job)
+        pool.submit(self._target.origin, job)
         return call
+
+    def _concealment_over(self, pool: Carrier) -> Concealment:
+        """Give what hides what the server is shown by what carries a request."""
+        shown = self._shown if pool is self._pool else self._target.shown(self._headers, pool.tokens_shown)
+        return shown.concealment
 
     def note_strange(self, what: str) -> None:
         """Count a message that can not be passed on."""
@@ -89,6 +98,10 @@ class StatelessHttp:
         return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, mirrored.encode("ascii"), len(body), body)
 
     async def _ask_era(self) -> Verdict:
+        try:
+            await self._pool.for_request().prepare()
+        except RequestFailed as failed:  # which says nothing of the server
+            raise EraUnknown(failed.detail) from None
         request = modern.discover(own_id("discover"), _CLIENT)
         end = await answer_within(await self.send(request), self._limits.probe_seconds_max)
         if end is None:
@@ -108,10 +121,26 @@ _OWN_HEADERS = (*POST_HEADERS, ("MCP-Protocol-Version", modern.REVISION))
 class _CallJob(Job):
     """A request on its connection."""
 
-    __slots__ = ("_call", "_held_bytes", "_id", "_over", "_parser", "_torn_seconds", "_unreadable", "_upstream")
+    __slots__ = (
+        "_call",
+        "_concealment",
+        "_held_bytes",
+        "_id",
+        "_over",
+        "_parser",
+        "_torn_seconds",
+        "_unreadable",
+        "_upstream",
+    )
 
     def __init__(
-        self, upstream: StatelessHttp, call: StatelessCall, request: ModernRequest, raw: bytes, limits: HttpLimits
+        self,
+        upstream: StatelessHttp,
+        call: StatelessCall,
+        request: ModernRequest,
+        raw: bytes,
+        limits: HttpLimits,
+        concealment: Concealment,
     ) -> None:
         super().__init__(
             raw,
@@ -123,6 +152,7 @@ class _CallJob(Job):
         )
         self._upstream = upstream
         self._call = call
+        self._concealment = concealment
         self._held_bytes = limits.held_bytes
         self._id = request.id
         self._parser = Parser()
@@ -169,19 +199,19 @@ class _CallJob(Job):
         if answer is None:
             self._upstream.era.forget()
             self._upstream.note_strange(why)
-            return NoAnswer(Failure.UNREADABLE, describe_unreadable(why, body, self._upstream.concealment))
+            return NoAnswer(Failure.UNREADABLE, describe_unreadable(why, body, self._concealment))
         return Answer(answer, head.status)
 
     def _read_refusal(self, head: ResponseHead, body: bytes) -> Answer | NoAnswer:
         """Pass on an error, with its status; our own credentials are no concern of a client's."""
         if head.status == 401:  # 403 may be about this request alone
-            self._upstream.breaker.credentials_refused(describe(head, body, self._upstream.concealment))
+            self._upstream.breaker.credentials_refused(describe(head, body, self._concealment))
         error = None if head.status in REFUSALS else error_answer(self._id, body)
         if head.status in _DOUBTFUL and (error is None or modern.error_code(error) not in _MODERN_REFUSALS):
             self._upstream.era.forget()
         if error is not None:
             return Answer(error, head.status)
-        return NoAnswer(failure_of(head.status), describe(head, body, self._upstream.concealment), head.status)
+        return NoAnswer(failure_of(head.status), describe(head, body, self._concealment), head.status)
 
     def stream_opened(self, head: ResponseHead) -> None:
         self._upstream.breaker.credentials_accepted()

@@ -26,7 +26,7 @@ from transport.upstreams.lines import LineSplitter, as_line
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 _OURS = ("OUTLAST_", "SESSION_")  # this gateway's settings, its encryption key among them
-_OURS_TOO = frozenset(("REDIS_URL",))
+_OURS_TOO = frozenset(("REDIS_URL", "REDIS_SENTINEL_PASSWORD"))
 _ADOPTION_SECONDS_MAX = 1.0  # a task that was asked for starts at the loop's next turn
 
 _log = structlog.get_logger(__name__)

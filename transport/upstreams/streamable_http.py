@@ -16,12 +16,13 @@ from actors.jsonrpc import InvalidMessage
 from actors.link import ConnectFailed, Established, Failure, Inbox
 from actors.state import Call, Handshake, SessionState
 from transport.upstreams.breaker import Breaker
+from transport.upstreams.carrier import Carrier
 from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import InvalidTerms, Rehearsal, own_id, read_terms, reinitialize
 from transport.upstreams.http_answers import describe, note_life, session_is_lost
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_link import StreamableHttpLink
-from transport.upstreams.http_pool import HttpPool, RequestFailed
+from transport.upstreams.http_pool import RequestFailed
 from transport.upstreams.http_requests import SessionRequests, name_headers
 from transport.upstreams.http_streams import EventStream
 from transport.upstreams.http_target import HttpTarget, check_headers, every_header
@@ -43,7 +44,7 @@ class StreamableHttpConnector:
       credentials: whose the headers are: what becomes of sessions when they are refused.
     """
 
-    pool: HttpPool
+    pool: Carrier
     target: HttpTarget
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_checked)
     limits: HttpLimits = HttpLimits()
@@ -54,7 +55,7 @@ class StreamableHttpConnector:
 
     @_shown.default
     def _show_headers(self) -> HttpTarget:
-        return self.target.shown(self.headers)
+        return self.target.shown(self.headers, self.pool.tokens_shown)
 
     @_requests.default
     def _write_requests(self) -> SessionRequests:
@@ -72,10 +73,11 @@ class StreamableHttpConnector:
         Cancellation: what a re-initialization had opened upstream is ended again.
         """
         handshake = session.handshake
+        pool = self.pool.on_behalf_of(session.principal)
         if handshake is None:
-            return self._link(inbox)
-        link = self._link(inbox, handshake=handshake, standalone_cursor=session.standalone_cursor)
-        if session.begin_anew or (handshake.upstream_session_id and not await self._still_known(link)):
+            return self._link(inbox, pool)
+        link = self._link(inbox, pool, handshake=handshake, standalone_cursor=session.standalone_cursor)
+        if session.begin_anew or (handshake.upstream_session_id and not await self._still_known(link, pool)):
             return await self.reopen(session, handshake, inbox)
         link.established = Established(upstream_session_id=handshake.upstream_session_id, resumed=True)
         if session.listening:
@@ -84,11 +86,11 @@ class StreamableHttpConnector:
         return link
 
     def _link(
-        self, inbox: Inbox, *, handshake: Handshake | None = None, standalone_cursor: str = ""
+        self, inbox: Inbox, pool: Carrier, *, handshake: Handshake | None = None, standalone_cursor: str = ""
     ) -> StreamableHttpLink:
         return StreamableHttpLink(
-            self.pool,
-            self._shown,
+            pool,
+            self._shown_over(pool),
             self._requests,
             inbox,
             self.limits,
@@ -98,24 +100,29 @@ class StreamableHttpConnector:
             standalone_cursor=standalone_cursor,
         )
 
-    async def _still_known(self, link: StreamableHttpLink) -> bool:
+    def _shown_over(self, pool: Carrier) -> HttpTarget:
+        """Give the target, which knows what it is shown by what carries the requests."""
+        return self._shown if pool is self.pool else self.target.shown(self.headers, pool.tokens_shown)
+
+    async def _still_known(self, link: StreamableHttpLink, pool: Carrier) -> bool:
         """Ask whether the upstream knows the session, by a ping: every server answers it, and it changes nothing."""
         request = link.request_with_session(jsonrpc.request(own_id("ping"), "ping"))
         try:
-            head, body = await self.pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
+            head, body = await pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
         except RequestFailed as error:
             if error.failure is not Failure.NOT_SENT:  # of which the pool tells; to be silent is to be away, too
                 self.breaker.failed(error.detail)
             raise ConnectFailed(error.detail) from None
-        note_life(self.breaker, head, body, self._shown.concealment)
+        concealment = self._shown_over(pool).concealment
+        note_life(self.breaker, head, body, concealment)
         if 200 <= head.status < 300:
             return True
         if head.status in REFUSALS:
-            raise self.credentials.refused(describe(head, body, self._shown.concealment))
+            raise self.credentials.refused(describe(head, body, concealment))
         if session_is_lost(head.status, body):
             return False
         if head.status >= 500 or head.status in (408, 425, 429):
-            raise ConnectFailed(describe(head, body, self._shown.concealment))
+            raise ConnectFailed(describe(head, body, concealment))
         return _is_message(
             body
         )  # an error in answer to the ping is an answer; with anything else, the handshake decides
@@ -123,7 +130,7 @@ class StreamableHttpConnector:
     async def reopen(self, session: SessionState, handshake: Handshake, inbox: Inbox) -> StreamableHttpLink:
         """Repeat the kept handshake, whatever the upstream may know. Raises and cancellation: as `__call__`."""
         rehearsal = Rehearsal(inbox)
-        link = self._link(rehearsal)
+        link = self._link(rehearsal, self.pool.on_behalf_of(session.principal))
         try:
             established = await reinitialize(
                 session, handshake, link, rehearsal, answer_seconds_max=self.limits.reopen_seconds_max
@@ -152,16 +159,18 @@ class StreamableHttpConnector:
         if handshake is None or not handshake.upstream_session_id:
             return False
         request = self._requests.delete(name_headers(handshake.upstream_session_id, _version_of(handshake)))
+        pool = self.pool.on_behalf_of(session.principal)
+        concealment = self._shown_over(pool).concealment
         try:
-            head, body = await self.pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
+            head, body = await pool.fetch(self.target.origin, request, seconds=self.limits.probe_seconds_max)
         except RequestFailed as error:
             raise ConnectFailed(error.detail) from None
-        note_life(self.breaker, head, body, self._shown.concealment)
+        note_life(self.breaker, head, body, concealment)
         if 200 <= head.status < 300 or session_is_lost(head.status, body):
             return True
         if head.status in REFUSALS:
-            raise self.credentials.refused(describe(head, body, self._shown.concealment))
-        raise ConnectFailed(describe(head, body, self._shown.concealment))
+            raise self.credentials.refused(describe(head, body, concealment))
+        raise ConnectFailed(describe(head, body, concealment))
 
     def _resume_calls(self, session: SessionState, link: StreamableHttpLink, inbox: Inbox) -> None:
         lost = []

@@ -25,8 +25,10 @@ import trio_websocket
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import ConnectFailed, ConnectRejected, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
+from transport.upstreams.access_tokens import Authorization, TokenRefused, TokenSource, TokenUnavailable
 from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
+from transport.upstreams.http_connection import UNAUTHORIZED
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
 from transport.upstreams.in_flight import InFlight
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
@@ -94,6 +96,7 @@ class WebSocketConnector:
       headers: sent with the upgrade, e.g. the gateway's own credentials; never shown.
       tls: what to trust, for wss; None: what the system does.
       credentials: whose the headers are: what becomes of sessions when they are refused.
+      authorization: gives the token that is sent with the upgrade; None: there is none.
     """
 
     url: str = attrs.field(repr=False)
@@ -101,6 +104,7 @@ class WebSocketConnector:
     limits: WebSocketLimits = WebSocketLimits()
     tls: ssl.SSLContext | None = None
     credentials: Credentials = Credentials.OPERATORS
+    authorization: Authorization | None = None
 
     async def __call__(self, session: SessionState, inbox: Inbox) -> WebSocketLink:
         """Open a connection, and re-initialize it if the session has a handshake. See `actors.link.Connect`.
@@ -112,10 +116,10 @@ class WebSocketConnector:
         """
         handshake = session.handshake
         rehearsal = Rehearsal(inbox)
-        link = WebSocketLink(self, inbox if handshake is None else rehearsal)
-        inbox.start_soon(link.run)
+        heard_by = inbox if handshake is None else rehearsal
+        tokens = None if self.authorization is None else self.authorization.of(session.principal)
+        link = await self._open(inbox, heard_by, tokens)
         try:
-            await link.wait_open()
             if handshake is None:
                 return link
             established = await reinitialize(
@@ -127,6 +131,34 @@ class WebSocketConnector:
         link.hand_over(inbox, established)
         rehearsal.hand_over_soon()
         return link
+
+    async def _open(self, inbox: Inbox, heard_by: Inbox, tokens: TokenSource | None) -> WebSocketLink:
+        """Open a connection; once more with another token, where the upgrade is refused for the sake of the first."""
+        token = await _obtain(tokens)
+        link = WebSocketLink(self, heard_by, token)
+        try:
+            await self._run(link, inbox)
+        except ConnectFailed:
+            if tokens is None or not link.unauthorized or not tokens.replace(token):
+                raise
+            link = WebSocketLink(self, heard_by, await _obtain(tokens))
+            await self._run(link, inbox)
+        return link
+
+    async def _run(self, link: WebSocketLink, inbox: Inbox) -> None:
+        inbox.start_soon(link.run)
+        try:
+            await link.wait_open()
+        except BaseException:  # cancelled, too
+            link.close(end_session=True)
+            raise
+
+
+async def _obtain(tokens: TokenSource | None) -> str:
+    try:
+        return "" if tokens is None else await tokens.obtain()
+    except (TokenRefused, TokenUnavailable) as error:
+        raise ConnectFailed(str(error)) from None
 
 
 class _Lost(Exception):
@@ -147,11 +179,17 @@ class _Outgoing:
 class WebSocketLink:
     """Implements `actors.link.Link`. `run` closes the connection whatever happens."""
 
-    def __init__(self, connector: WebSocketConnector, inbox: Inbox) -> None:
+    def __init__(self, connector: WebSocketConnector, inbox: Inbox, token: str = "") -> None:
+        """Args:
+        token: sent with the upgrade; "": none.
+        """
+        self.unauthorized = False  # the upgrade was answered with 401
+        self._token = token
         self.established = Established()
         self.resumable = False
         self._connector = connector
-        self._target = parse_url(connector.url).shown(connector.headers)
+        headers = {**connector.headers, "Authorization": token} if token else connector.headers
+        self._target = parse_url(connector.url).shown(headers)
         self._limits = connector.limits
         self._inbox = inbox
         self._log = _log.bind(upstream=str(self._target.origin))
@@ -243,7 +281,9 @@ class WebSocketLink:
             with self._scope:
                 await self._converse()
         except* trio_websocket.ConnectionRejected as rejections:
-            self._problem = _refusal(_first(rejections), self._connector.credentials)
+            rejection = _first(rejections)
+            self.unauthorized = getattr(rejection, "status_code", 0) == UNAUTHORIZED
+            self._problem = _refusal(rejection, self._connector.credentials)
         except* trio_websocket.ConnectionClosed as closings:
             detail = self._target.concealment.hide(_describe_end(_first(closings)))
             self._problem = ConnectFailed(detail)
@@ -297,6 +337,8 @@ class WebSocketLink:
 
     async def _upgrade(self, stream: _Stream, nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
         headers = {"User-Agent": default_user_agent(), **self._connector.headers}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
         return await trio_websocket.wrap_client_stream(
             nursery,
             stream,

@@ -37,6 +37,8 @@ class StoringUpstream:
         self._refusal = refusal
         self.forgets_before = 0  # of events with a lower number it knows nothing: whoever asks has an empty stream
         self.closes_after_seconds = math.inf  # it ends its streams, as polling servers do
+        self.retry_ms: int | None = None  # for so long it wants to be left alone by whoever asks for its streams
+        self.cuts_next_event = False  # the connection breaks in the middle of it
         self._stored: list[bytes] = []  # an event's id is its number, from 1
         self._live: list[Caller] = []
         self.said_at: dict[int, list[bytes]] = {}  # in the window of that GET, from 1
@@ -60,8 +62,13 @@ class StoringUpstream:
     async def say(self, message: Message) -> None:
         """Say something on the stream: stored, and sent to whoever hears it live."""
         id = self._store(message.raw)
+        cuts, self.cuts_next_event = self.cuts_next_event, False
         for caller in self._live.copy():
-            await caller.event(message.raw, id=id)
+            if cuts:
+                await caller.chunk(b"id: %s\ndata: %s\n" % (id.encode(), message.raw[: len(message.raw) // 2]))
+                await caller.stream.send_eof()
+            else:
+                await caller.event(message.raw, id=id)
 
     def _store(self, data: bytes) -> str:
         self._stored.append(data)
@@ -101,7 +108,9 @@ class StoringUpstream:
         if self._second is Second.TAKES_OVER:
             self._live.clear()
         self._live.append(caller)
-        await caller.event(b"", id=self._store(b""))  # its id is behind what fell into the window, as the Python SDK's
+        await caller.event(
+            b"", id=self._store(b""), retry=self.retry_ms
+        )  # its id is behind what fell into the window, as the Python SDK's
         with trio.move_on_after(self.closes_after_seconds) as waited:
             await caller.wait_closed_by_peer()
         if caller in self._live:

@@ -116,6 +116,35 @@ async def test_what_a_client_ends_is_ended_at_its_server_as_well() -> None:
                 await trio.lowlevel.checkpoint()
 
 
+async def test_one_whose_time_is_over_is_ended_at_its_server_and_one_that_is_removed_is_not() -> None:
+    async with world() as it:
+        removed, expired = await it.at_rest(), await it.at_rest()
+        it.runtime.registry.remove(removed, "as a control")
+        await it.runtime.settled()
+        assert it.ended == []
+        it.runtime.registry.let_go(expired, "expired")
+        assert it.runtime.registry.header(expired) is None
+        with trio.fail_after(5):
+            while len(it.runtime.registry.departures):
+                await trio.lowlevel.checkpoint()
+        assert it.ended == ["up-1"]
+        assert it.runtime.registry.departures.statistics().told == 1
+
+
+async def test_one_whose_server_is_known_to_be_away_is_removed_without_a_request() -> None:
+    async with world() as it:
+        session_id = await it.at_rest()
+        for _ in range(5):
+            it.upstreams.breakers["wiki"].failed("refused")
+        it.runtime.registry.let_go(session_id, "expired")
+        with trio.fail_after(5):
+            while len(it.runtime.registry.departures):
+                await trio.lowlevel.checkpoint()
+        assert it.ended == []
+        assert it.runtime.registry.departures.statistics().not_told == 1
+        assert await it.runtime.store.load(session_id) is None
+
+
 @pytest.mark.parametrize(("status", "told"), [(404, Told.TOLD), (405, Told.NOT_TOLD), (401, Told.NOT_TOLD)])
 async def test_what_the_server_says_is_told_to_the_operator(status: int, told: Told) -> None:
     async with world() as it:

@@ -330,17 +330,96 @@ async def test_half_an_answer_with_which_a_resumed_stream_ends_ends_its_call(aut
         assert len(upstream.gets) == asked
 
 
-async def test_half_an_answer_on_a_connection_that_was_replaced_does_not_end_the_call(
-    autojump_clock: MockClock,
+# Those that leave the call on a connection that stays open. Replaced: by the look that takes over, or by the next GET
+# after one that was refused since a stream has one reader.
+STAYING = [Second.REPLAYS_AND_ENDS, Second.CONFLICTS, Second.TAKES_OVER, Second.HEARS_AS_WELL]
+REPLACED = [Second.CONFLICTS, Second.TAKES_OVER]
+TORN_SECONDS_MAX = HttpLimits().torn_seconds_max
+
+
+@pytest.mark.parametrize("second", STAYING)
+async def test_half_an_answer_ends_its_call_in_time_whichever_connection_took_the_stream_over(
+    second: Second, autojump_clock: MockClock
 ) -> None:
-    """The doubt was about that connection; on the one that took its place the answer may still come."""
+    upstream = StoringUpstream(second)
+    async with calling(upstream) as (bench, _):
+        await upstream.say(replace(ANSWER, raw=TORN))
+        await trio.sleep(TORN_SECONDS_MAX - 1)
+        assert len(upstream.gets) >= 2
+        assert refused(bench) == []
+        await trio.sleep(10)
+        assert refused(bench) == [Failure.UNREADABLE]
+        asked = len(upstream.gets)
+        await trio.sleep(600)
+        assert len(upstream.gets) == asked, "nobody follows it any more"
+        assert refused(bench) == [Failure.UNREADABLE]
+
+
+@pytest.mark.parametrize("second", REPLACED)
+async def test_control_without_the_bound_it_waits(second: Second, autojump_clock: MockClock) -> None:
+    upstream = StoringUpstream(second)
+    async with calling(upstream, HttpLimits(torn_seconds_max=math.inf)) as (bench, _):
+        await upstream.say(replace(ANSWER, raw=TORN))
+        await trio.sleep(3000)
+        assert refused(bench) == []
+
+
+@pytest.mark.parametrize("second", STAYING)
+@pytest.mark.parametrize("news", [PROGRESS, ANSWER])
+async def test_half_an_answer_behind_which_something_readable_comes_ends_nothing(
+    second: Second, news: Message, autojump_clock: MockClock
+) -> None:
+    """On whichever connection: twenty seconds later there have been some looks."""
+    upstream = StoringUpstream(second)
+    async with calling(upstream) as (bench, _):
+        await upstream.say(replace(ANSWER, raw=TORN))
+        await trio.sleep(20)
+        assert len(upstream.gets) >= 2
+        await upstream.say(news)
+        await trio.sleep(600)
+        if news is not ANSWER:
+            await upstream.say(ANSWER)
+            await trio.sleep(1)
+        assert heard(bench)[-1:] == [ANSWER]
+        assert refused(bench) == []
+
+
+async def test_what_was_torn_again_is_doubted_again(autojump_clock: MockClock) -> None:
+    """Torn at 0 s, refuted at 20 s, torn again at 25 s: over at 55 s at the earliest, at 60 s at the latest."""
     upstream = StoringUpstream(Second.TAKES_OVER)
     async with calling(upstream) as (bench, _):
         await upstream.say(replace(ANSWER, raw=TORN))
+        await trio.sleep(20)
+        await upstream.say(PROGRESS)
+        await trio.sleep(5)
+        await upstream.say(replace(ANSWER, raw=TORN))
+        await trio.sleep(29)
+        assert refused(bench) == []
+        await trio.sleep(7)
+        assert refused(bench) == [Failure.UNREADABLE]
+
+
+async def test_while_nobody_is_there_to_say_more_the_doubt_waits(autojump_clock: MockClock) -> None:
+    """The server wants to be left alone for a minute, and allows one reader: our look costs us the connection. What it
+    said meanwhile is heard when it is back."""
+    upstream = StoringUpstream(Second.CONFLICTS)
+    upstream.retry_ms = 60_000
+    async with calling(upstream) as (bench, _):
+        await upstream.say(replace(ANSWER, raw=TORN))
         await trio.sleep(10)
-        assert len(upstream.gets) >= 2
-        await trio.sleep(HttpLimits().torn_seconds_max)
-        await upstream.say(ANSWER)
-        await trio.sleep(1)
+        assert upstream.open_streams == 0
+        upstream._store(ANSWER.raw)
+        await trio.sleep(90)
         assert heard(bench) == [ANSWER]
         assert refused(bench) == []
+
+
+async def test_event_that_was_cut_in_the_middle_is_told_again_and_is_no_half_answer(autojump_clock: MockClock) -> None:
+    upstream = StoringUpstream(Second.CONFLICTS)
+    upstream.cuts_next_event = True
+    async with calling(upstream) as (bench, link):
+        await upstream.say(ANSWER)
+        await trio.sleep(30)
+        assert heard(bench) == [ANSWER]
+        assert refused(bench) == []
+        assert link.statistics().malformed == 0

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import attrs
 import pytest
+import structlog.testing
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -580,6 +581,38 @@ async def test_open_stream_is_closed_with_the_link() -> None:
         assert len(bench.inbox.entries) == 2
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("end_session", [False, True])
+async def test_session_that_is_opened_too_late_is_ended_where_it_was_to_be(
+    end_session: bool, streams: bool, autojump_clock: MockClock
+) -> None:
+    """Its name comes with the answer for which nobody waits any more. The control: where it was not to be ended."""
+    asked, answers = trio.Event(), trio.Event()
+
+    async def script(request: SeenRequest, caller: Caller) -> None:
+        if request.method == "DELETE":
+            await caller.answer(200)
+            return
+        asked.set()
+        await answers.wait()
+        if streams:
+            await caller.open_stream({"Mcp-Session-Id": "up-1"})
+            await caller.event(initialize_result().raw)
+        else:
+            await caller.answer(200, initialize_result().raw, {"Mcp-Session-Id": "up-1"})
+
+    async with bed(script) as bench:
+        link = await bench.open_link()
+        link.send(INITIALIZE, TICKET)
+        await asked.wait()
+        link.close(end_session=end_session)
+        answers.set()
+        await trio.sleep(10)
+        ended = [seen.session_id for seen in bench.upstream.requests if seen.method == "DELETE"]
+        assert ended == (["up-1"] if end_session else [])
+        assert bench.inbox.entries == [], "and nobody is told"
+
+
 async def test_ending_the_session_deletes_it_upstream() -> None:
     async with bed(always(200)) as bench:
         link = await bench.open_session()
@@ -673,6 +706,39 @@ async def test_failing_stream_is_asked_for_with_growing_pauses(autojump_clock: M
     assert all(1 <= pause <= 30 for pause in pauses)
     assert pauses[-1] >= 15  # ceilings: 2, 4, 8, 16, 30, 30, ... each between a half and the whole
     assert len(pauses) <= 600 / 15 + 5
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_stream_of_a_server_that_does_not_let_us_in_is_asked_for_until_it_does(
+    status: int, autojump_clock: MockClock
+) -> None:
+    """More and more seldom: after 2, 4, 8, 16, 32, 60, 60, ... seconds at most, each between a half and the whole.
+
+    The control is `test_upstream_without_a_stream_is_not_asked_again`.
+    """
+    changed = jsonrpc.notification("notifications/tools/list_changed")
+    lets_in = False
+    times: list[float] = []
+
+    async def then(request: SeenRequest, caller: Caller) -> None:
+        times.append(trio.current_time())
+        if not lets_in:
+            await caller.answer(status)
+            return
+        await caller.open_stream()
+        await caller.event(changed.raw)
+        await caller.wait_closed_by_peer()
+
+    async with bed(listening(then), patience_seconds=120) as bench:
+        with structlog.testing.capture_logs() as lines:
+            await listen(bench)
+            await trio.sleep(1200)
+        assert [line["status"] for line in lines if line["event"] == "upstream_offers_no_stream"] == [status]
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        assert all(pause <= 60.1 for pause in pauses)
+        assert all(pause >= 30 for pause in pauses[6:])
+        lets_in = True
+        assert await bench.inbox.wait() == Received(changed, about=About.NOTHING)
 
 
 async def test_lost_session_on_the_stream_loses_the_link() -> None:

@@ -363,7 +363,7 @@ async def test_command_that_does_not_exist_may_exist_later() -> None:
 
 
 async def test_child_inherits_no_secret_of_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OUTLAST_TOKEN", "SESSION_ENCRYPTION_KEY", "REDIS_URL", "HOME_OF_TEST"):
+    for name in ("OUTLAST_TOKEN", "SESSION_ENCRYPTION_KEY", "REDIS_URL", "REDIS_SENTINEL_PASSWORD", "HOME_OF_TEST"):
         monkeypatch.setenv(name, "value")
     async with running(ECHO, environment={"SESSION_ID": "given", "MORE": "1"}) as child:
         environment = result_of(await child.ask())["env"]
@@ -371,6 +371,7 @@ async def test_child_inherits_no_secret_of_the_gateway(monkeypatch: pytest.Monke
     assert "OUTLAST_TOKEN" not in environment
     assert "SESSION_ENCRYPTION_KEY" not in environment
     assert "REDIS_URL" not in environment
+    assert "REDIS_SENTINEL_PASSWORD" not in environment
     assert environment["HOME_OF_TEST"] == "value"
     assert (environment["SESSION_ID"], environment["MORE"]) == ("given", "1")  # the operator's own choice
 
