@@ -34,7 +34,7 @@ class Gate:
     def __init__(self, durable_revision: int, *, open_always: bool = False) -> None:
         self._durable_revision = durable_revision
         self._hard_revision = durable_revision
-        self._held: list[Held] = []
+        self._held: tuple[Held, ...] = ()  # in place of a list: empty nearly always, and few when not
         self._moved_seconds = 0.0  # when it was last shut or settled, on trio's clock
         self._open_always = open_always
 
@@ -64,20 +64,21 @@ class Gate:
 
     def hold(self, log_through: int, effects: Sequence[Effect]) -> None:
         """Keep a turn's outputs until the newest hard event is durable."""
-        self._held.append(Held(self._hard_revision, log_through, effects))
+        self._held = (*self._held, Held(self._hard_revision, log_through, effects))
 
-    def settle(self, revision: int, now_seconds: float) -> list[Held]:
+    def settle(self, revision: int, now_seconds: float) -> Sequence[Held]:
         """Note that this revision is durable; give what may leave now, oldest first."""
         self._moved_seconds = now_seconds
         self._durable_revision = max(self._durable_revision, revision)
-        released: list[Held] = []
-        while self._held and self._held[0].revision <= self._durable_revision:
-            released.append(self._held.pop(0))
-        return released
+        held, durable_revision = self._held, self._durable_revision
+        if not held or held[-1].revision <= durable_revision:  # nearly always: revisions only grow
+            self._held = ()
+            return held
+        self._held = tuple([one for one in held if one.revision > durable_revision])
+        return held[: len(held) - len(self._held)]
 
-    def clear(self) -> list[Held]:
+    def clear(self) -> Sequence[Held]:
         """Give up on everything that waits: it will not become durable."""
-        held = list(self._held)
-        self._held.clear()
+        held, self._held = self._held, ()
         self._hard_revision = self._durable_revision
         return held

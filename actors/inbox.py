@@ -37,7 +37,7 @@ class LinkInbox:
     def __init__(self, owner: Owner, nursery: trio.Nursery) -> None:
         self._owner = owner
         self._nursery = nursery
-        self._scopes: list[trio.CancelScope] = []
+        self._scopes: tuple[trio.CancelScope, ...] = ()  # of its tasks; most links at rest have none
         self._closed = False
         self.link: Link | None = None
 
@@ -48,9 +48,9 @@ class LinkInbox:
     def close(self) -> None:
         """Hear no more, and end the link's tasks."""
         self._closed = True
-        for scope in self._scopes:
+        scopes, self._scopes = self._scopes, ()
+        for scope in scopes:
             scope.cancel()
-        self._scopes.clear()
 
     def received(self, message: Message, *, about: RequestId | About, cursor: str = "") -> None:
         if self._closed:
@@ -94,9 +94,8 @@ class LinkInbox:
             self.lost(f"a task of the link crashed: {error!r}")
 
         with trio.CancelScope() as scope:
-            self._scopes.append(scope)
+            self._scopes = (*self._scopes, scope)
             await supervise(
                 ChildSpec("link task", task, intensity=RestartIntensity(restarts=0), gave_up=crashed),
             )
-        if scope in self._scopes:
-            self._scopes.remove(scope)
+        self._scopes = tuple([one for one in self._scopes if one is not scope])

@@ -6,12 +6,13 @@ the fields are made when a line is written, and not before: a request that logs 
 
 A request's note is good in its own task and in that task's descendants only. Contexts are inherited by whatever is
 started meanwhile, and much of that lives longer than the request and works for others: an actor that the request
-woke, a pooled connection that it opened. A session's note is good for everything that the session starts; what
-serves many sessions is started by `start_apart`.
+woke, a pooled connection that it opened. A session's note is good for everything that the session starts. What lives
+longer than whoever starts it, or serves many, is started by `start_apart`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, ContextVar
 from typing import Any, Protocol
@@ -51,9 +52,16 @@ def speaking_for(session_id: str, server_id: str = "") -> None:
     _SESSION.set((session_id, server_id))
 
 
-def start_apart(nursery: trio.Nursery, run: Callable[..., Awaitable[object]], *args: Any) -> None:
-    """Start a task that works for many: its lines are of no session, and of no request."""
-    Context().run(nursery.start_soon, run, *args)
+def start_apart(nursery: trio.Nursery, run: Callable[..., Awaitable[object]], *args: Any, name: str = "") -> None:
+    """Start a task with a life of its own: its lines are of no session, until it says so, and of no request.
+
+    It keeps nothing of whoever starts it either: a context holds on to the request noted in it, and a request to the
+    task of its connection.
+
+    Args:
+      name: of the task; "": made from that of `run`, a string for each task.
+    """
+    Context().run(functools.partial(nursery.start_soon, name=name or None), run, *args)
 
 
 def log_fields() -> dict[str, str]:

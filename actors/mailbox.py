@@ -11,6 +11,7 @@ Two lists and a parked task, in place of a memory channel and an Event: a round 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Generic, TypeVar
 
 import trio
@@ -75,20 +76,27 @@ class Mailbox(Generic[Item]):
         self._user.clear()
         return dropped
 
-    async def wait(self) -> None:
-        """Wait until there is something to take. One task may wait.
+    def wait(self) -> Awaitable[object]:
+        """Wait until there is something to take: to be awaited at once. One task may wait.
+
+        Gives trio's own coroutine: one of ours around it would be 200 bytes for each idle session, which waits here
+        and nowhere else.
 
         Cancellation: safe; nothing is lost.
         """
         if self._system or self._user:
-            return
+            return _no_wait()
         assert self._owner is None, "a mailbox has one owner"
         self._owner = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+        return trio.lowlevel.wait_task_rescheduled(self._abort_wait)  # noqa: ASYNC105 - the caller awaits it
 
     def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
         self._owner = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+async def _no_wait() -> None:
+    pass
 
 
 class OneShot(Generic[Outcome]):

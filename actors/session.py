@@ -270,6 +270,7 @@ class SessionActor:
 
         Cancellation: safe at any point; memory is forgotten, as after a crash.
         """
+        speaking_for(self.session_id)
         turns = 0
         while not self._ended:
             try:

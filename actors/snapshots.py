@@ -7,15 +7,16 @@ forgotten by a restart.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from actors.call_history import HistoryState
-from actors.ids import Principal, SessionId
+from actors.ids import SessionId
 from actors.jsonrpc import RequestId
-from actors.sharing import shared
+from actors.sharing import shared, shared_principal
 from actors.state import NOTHING, Ask, Call, Handshake, LogState, Metrics, SessionState, SetupChange, Stream
 from persistence.records import Snapshot, SnapshotHeader
 
@@ -110,8 +111,8 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
     return SessionState(
         session_id=SessionId(header.session_id),
         revision=header.revision,
-        server_id=header.server_id,
-        principal=Principal(*fields["principal"]),
+        server_id=sys.intern(header.server_id),
+        principal=shared_principal(*fields["principal"]),
         created_unix_s=fields["created"],
         last_active_unix_s=fields["last_active"],
         ttl_seconds=fields["ttl"],
@@ -119,8 +120,8 @@ def from_snapshot(snapshot: Snapshot) -> SessionState:
         failure=failure,
         failure_detail=failure_detail,
         failed_unix_s=failed_unix_s,
-        client_transport=client_transport,
-        upstream_transport=upstream_transport,
+        client_transport=sys.intern(client_transport),
+        upstream_transport=sys.intern(upstream_transport),
         handshake=None if handshake is None else Handshake(*map(_shared, handshake)),
         setup=fields["setup"] or NOTHING,
         streams=_streams(fields["streams"], fields.get("former_epochs", ())),

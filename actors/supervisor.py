@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVarTuple
 
 import attrs
 import structlog
 import trio
 
 log = structlog.get_logger("outlast.supervisor")
+
+Child = TypeVarTuple("Child")
 
 
 @attrs.frozen
@@ -48,14 +51,22 @@ class Restart(enum.Enum):
 
 
 @attrs.frozen
-class ChildSpec:
-    """A child: how it runs, and what its end means."""
+class ChildSpec(Generic[*Child]):
+    """A child: how it runs, and what its end means. Of many children that are alike there is one spec.
+
+    All of its functions are called with what `supervise` was given for this child.
+    """
 
     name: str
-    run: Callable[[], Awaitable[object]]
+    run: Callable[[*Child], Awaitable[object]]
     restart: Restart = Restart.TRANSIENT
     intensity: RestartIntensity = RestartIntensity()
-    gave_up: Callable[[Exception], object] | None = None  # called in place of raising `SupervisorGaveUp`
+    gave_up: Callable[[*Child, Exception], object] | None = None  # in place of raising `SupervisorGaveUp`
+    ended: Callable[[*Child], object] | None = None  # called last, however it ended
+
+    @property
+    def restarts_after_crash(self) -> bool:
+        return self.restart is not Restart.TEMPORARY
 
 
 class SupervisorGaveUp(Exception):
@@ -63,32 +74,46 @@ class SupervisorGaveUp(Exception):
     `gave_up`; you do not get it for a child that ended by itself."""
 
 
-async def supervise(spec: ChildSpec) -> None:
+_NO_RESTARTS = RestartHistory()  # one for all: most children never crash
+
+
+async def supervise(spec: ChildSpec[*Child], *child: *Child) -> None:
     """Run a child until it ends for good.
+
+    Args:
+      spec: how.
+      child: which one of those that have this spec.
 
     Raises:
       SupervisorGaveUp: it crashed too often, and `spec.gave_up` is None.
 
     Cancellation: passes to the child, which is not restarted.
     """
-    history = RestartHistory()
-    while True:
-        try:
-            await spec.run()
-        except Exception as error:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if spec.restart is Restart.TEMPORARY:
-                log.error("child crashed", child=spec.name, exc_info=error)
-                return
-            grown = history.add(trio.current_time(), spec.intensity)
-            log.error("child crashed", child=spec.name, restarting=grown is not None, exc_info=error)
-            if grown is None:
-                if spec.gave_up is None:
-                    raise SupervisorGaveUp(f"{spec.name} crashed {spec.intensity.restarts + 1} times") from error
-                spec.gave_up(error)
-                return
-            history = grown
-        else:
-            if spec.restart is not Restart.PERMANENT:
-                return
-        await trio.lowlevel.checkpoint()
+    history = _NO_RESTARTS
+    try:
+        while True:
+            try:
+                await spec.run(*child)
+            except Exception as error:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                grown = history.add(trio.current_time(), spec.intensity) if spec.restarts_after_crash else None
+                log.error("child crashed", child=spec.name, restarting=grown is not None, exc_info=error)
+                if grown is None:
+                    _give_up(spec, child, error)
+                    return
+                history = grown
+            else:
+                if spec.restart is not Restart.PERMANENT:
+                    return
+            await trio.lowlevel.checkpoint()
+    finally:
+        if spec.ended is not None:
+            spec.ended(*child)
+
+
+def _give_up(spec: ChildSpec[*Child], child: tuple[*Child], error: Exception) -> None:
+    if not spec.restarts_after_crash:
+        return
+    if spec.gave_up is None:
+        raise SupervisorGaveUp(f"{spec.name} crashed {spec.intensity.restarts + 1} times") from error
+    spec.gave_up(*child, error)

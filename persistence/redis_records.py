@@ -109,9 +109,9 @@ def unpack_headers(joined: bytes) -> list[SnapshotHeader]:
     """Read headers that stand one behind the other."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(joined))
     unpacker.feed(joined)
-    # Many sessions, few servers: one string for each server, not one for each session.
+    # Many sessions, few servers and few owners: one string for each of these, not one for each session.
     return [
-        SnapshotHeader(session_id, revision, sys.intern(server_id), owner, failure, active, expires)
+        SnapshotHeader(session_id, revision, sys.intern(server_id), sys.intern(owner), failure, active, expires)
         for session_id, revision, server_id, owner, failure, active, expires in unpacker
     ]
 

@@ -259,9 +259,9 @@ class _Database:
     def scan(self, after: int, limit: int) -> tuple[Sequence[SnapshotHeader], int | None]:
         with self._connection.reading():
             rows = self._connection.execute(sqlite_statements.SCAN, (after, limit + 1)).fetchall()
-        # Many sessions, few servers: one string for each server, not one for each session.
+        # Many sessions, few servers and few owners: one string for each of these, not one for each session.
         page = [
-            SnapshotHeader(session_id, revision, sys.intern(server_id), owner, failure, active, expires)
+            SnapshotHeader(session_id, revision, sys.intern(server_id), sys.intern(owner), failure, active, expires)
             for _, session_id, revision, server_id, owner, failure, active, expires in rows[:limit]
         ]
         return page, rows[limit - 1][0] if len(rows) > limit else None

@@ -7,6 +7,7 @@ through to whoever opened the connection.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from persistence import sqlite_statements
@@ -81,7 +82,7 @@ def _buried(connection: Connection, batch: Batch) -> set[str]:
 
 def _write(connection: Connection, statement: Callable[[int], str], rows: Sequence[Sequence[object]]) -> None:
     for chunk in sqlite_statements.chunks(rows):
-        connection.execute(statement(len(chunk)), [value for row in chunk for value in row])
+        connection.execute(statement(len(chunk)), list(chain.from_iterable(chunk)))
 
 
 def _select(connection: Connection, query: Callable[[int], str], keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -23,8 +23,8 @@ def test_output_waits_for_its_revision() -> None:
     gate.hold(1, reply(1))
 
     assert not gate.passes()
-    assert gate.settle(2, 0.0) == []
-    assert gate.settle(3, 0.0) == [Held(3, 1, reply(1))]
+    assert gate.settle(2, 0.0) == ()
+    assert gate.settle(3, 0.0) == (Held(3, 1, reply(1)),)
     assert gate.is_clear
 
 
@@ -55,7 +55,7 @@ def test_late_receipt_of_an_older_commit_changes_nothing() -> None:
     gate.require(5, 0.0)
     gate.settle(5, 0.0)
 
-    assert gate.settle(3, 0.0) == []
+    assert gate.settle(3, 0.0) == ()
     assert gate.is_clear
 
 

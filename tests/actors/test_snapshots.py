@@ -77,3 +77,16 @@ def test_handshake_is_kept_as_it_was_said(ready: bool) -> None:
     assert again.handshake == session.state.handshake
     assert again.handshake is not None
     assert again.handshake.ready is ready
+
+
+def test_what_is_equal_in_sessions_read_from_the_store_is_one_object() -> None:
+    session = opened(principal=Principal("issuer", "client", "alice"))
+    one, another = through_bytes(session).state, through_bytes(session).state
+
+    assert one.principal is another.principal
+    assert one.client_transport is another.client_transport
+    assert one.upstream_transport is another.upstream_transport
+    assert one.handshake is not None
+    assert another.handshake is not None
+    assert one.handshake.request is another.handshake.request
+    assert one.handshake.result is another.handshake.result

@@ -159,3 +159,35 @@ async def test_cancelled_child_is_not_restarted() -> None:
         await supervise(ChildSpec("child", run))
 
     assert len(runs) == 1
+
+
+async def test_children_that_are_alike_share_a_spec() -> None:
+    told: list[tuple[str, str]] = []
+
+    async def run(child: str) -> None:
+        told.append((child, "runs"))
+        if child == "sick":
+            raise Crash("always")
+
+    spec = ChildSpec(
+        "child",
+        run,
+        intensity=RestartIntensity(restarts=1),
+        gave_up=lambda child, error: told.append((child, f"gave up: {error}")),
+        ended=lambda child: told.append((child, "ended")),
+    )
+    await supervise(spec, "well")
+    await supervise(spec, "sick")
+
+    well, sick = [("well", "runs"), ("well", "ended")], [("sick", "runs"), ("sick", "runs")]
+    assert told == [*well, *sick, ("sick", "gave up: always"), ("sick", "ended")]
+
+
+async def test_end_of_a_cancelled_child_is_told() -> None:
+    ended: list[str] = []
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await supervise(ChildSpec("child", trio.sleep_forever, ended=lambda: ended.append("child")))
+
+    assert ended == ["child"]

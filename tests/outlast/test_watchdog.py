@@ -53,10 +53,13 @@ async def test_the_next_standstill_is_reported_again(autojump_clock: trio.testin
 
 
 async def test_the_listening_thread_ends_with_the_watchdog() -> None:
+    before = threading.enumerate()  # another test's may still be on its way out
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Watchdog(report=lambda lag: None).run)
         await trio.testing.wait_all_tasks_blocked()
-        (thread,) = [thread for thread in threading.enumerate() if thread.name == "outlast-watchdog"]
+        (thread,) = [
+            thread for thread in threading.enumerate() if thread.name == "outlast-watchdog" and thread not in before
+        ]
         nursery.cancel_scope.cancel()
     with trio.fail_after(5):
         await trio.to_thread.run_sync(thread.join)

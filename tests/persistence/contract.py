@@ -249,6 +249,15 @@ async def test_scanning_gives_every_session_once_page_by_page(store: Store, fenc
         assert sorted(found, key=_by_id) == expected
 
 
+async def test_scanned_sessions_hold_the_names_of_their_owner_and_server_once(store: Store, fence: Fence) -> None:
+    names = {"owner": "an owner of many sessions", "server_id": "a server of many sessions"}
+    snapshots = [attrs.evolve(one, header=replace(one.header, **names)) for one in (snapshot("s"), snapshot("t"))]
+    await store.commit(Batch(fence, tuple(snapshots)))
+    (one, another), _ = await store.scan()
+    assert one.owner is another.owner
+    assert one.server_id is another.server_id
+
+
 async def test_a_damaged_snapshot_is_set_aside_and_never_served(place: Place, store: Store, fence: Fence) -> None:
     await store.commit(Batch(fence, (snapshot("s", 3), snapshot("t"))))
     raw_bytes = len(await place.record(store, "s"))

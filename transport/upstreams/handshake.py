@@ -8,6 +8,7 @@ for the session.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from actors import jsonrpc
 from actors.jsonrpc import Kind, Message, RequestId
 from actors.link import About, ConnectFailed, ConnectRejected, Established, Failure, Inbox, Link, LinkLost
 from actors.reading import reader
+from actors.sharing import shared
 from actors.state import Handshake, SessionState
 
 INITIALIZE = "initialize"
@@ -80,7 +82,8 @@ def read_terms(raw: bytes) -> Terms:
         result = _decode_answer(raw).result
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidTerms(str(error)) from None
-    return Terms(result.protocolVersion, result.capabilities)
+    # Links keep it as long as they live: one string for each revision, not one for each session.
+    return Terms(sys.intern(result.protocolVersion), result.capabilities)
 
 
 def lacks(before: Terms, now: Terms) -> str:
@@ -314,7 +317,7 @@ async def reinitialize(
     return Established(
         upstream_session_id=link.established.upstream_session_id,
         resumed=False,
-        handshake_result=answer.raw,
+        handshake_result=shared(answer.raw),
         protocol_version=now.protocol_version,
         announcements=(*withdrawn, *(list_announcements(now) if handshake.ready else ())),
     )

@@ -15,7 +15,6 @@ from actors.ids import Principal
 from actors.jsonrpc import Message, RequestId
 from actors.link import ConnectFailed, ConnectRejected, Established, Inbox, Link
 from actors.state import SessionState
-from transport.upstreams.handshake import INITIALIZE
 from transport.upstreams.http_jobs import CallJob
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_response import ResponseHead
@@ -91,6 +90,8 @@ class HttpConnector:
 class _Undecided:
     """Implements `actors.link.Link` for a session that is being opened: one transport, then perhaps the other."""
 
+    __slots__ = ("_connector", "_inbox", "_link", "_principal", "_streamable")
+
     def __init__(
         self, connector: HttpConnector, streamable: StreamableHttpLink, inbox: Inbox, principal: Principal
     ) -> None:
@@ -99,7 +100,6 @@ class _Undecided:
         self._streamable = streamable
         self._inbox = inbox
         self._link: Link = streamable
-        self._opening: tuple[Message, int] | None = None
         streamable.opening_declined = self._declined
 
     def __repr__(self) -> str:
@@ -114,8 +114,6 @@ class _Undecided:
         return self._link.resumable
 
     def send(self, message: Message, ticket: int) -> None:
-        if message.method == INITIALIZE:
-            self._opening = message, ticket
         self._link.send(message, ticket)
 
     def cancel(self, request_id: RequestId, reason: str) -> None:
@@ -148,8 +146,7 @@ class _Undecided:
         except BaseException:
             link.close(end_session=True)
             raise
-        assert self._opening is not None
+        assert call.opening is not None
         self._connector.note_sse()
         self._link = link
-        message, ticket = self._opening
-        link.send(message, ticket)
+        link.send(call.opening, call.ticket)

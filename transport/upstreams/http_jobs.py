@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from actors.jsonrpc import RequestId
+from actors.jsonrpc import Message, RequestId
 from actors.link import Failure
 from transport.upstreams.http_answers import may_pass
 from transport.upstreams.http_connection import Job, Lane
@@ -42,7 +42,7 @@ class Listener(Protocol):
 class CallJob(Job):
     """A request of the client."""
 
-    __slots__ = ("_listener", "head", "opens", "request_id", "stream", "ticket")
+    __slots__ = ("_listener", "head", "opening", "request_id", "stream", "ticket")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class CallJob(Job):
         request_id: RequestId,
         ticket: int,
         *,
-        opens: bool,
+        opening: Message | None,
         silence_seconds_max: float,
         body_bytes_max: int,
     ) -> None:
@@ -59,9 +59,14 @@ class CallJob(Job):
         self._listener = listener
         self.request_id = request_id
         self.ticket = ticket
-        self.opens = opens  # it is the handshake
+        self.opening = opening  # the handshake, if it is that
         self.head: ResponseHead | None = None
         self.stream: EventStream | None = None
+
+    @property
+    def opens(self) -> bool:
+        """Whether it is the handshake."""
+        return self.opening is not None
 
     @property
     def is_settled(self) -> bool:

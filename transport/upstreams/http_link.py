@@ -11,7 +11,7 @@ A stream that ends before the answer is resumed by GET with `Last-Event-ID`, if 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -19,6 +19,7 @@ import trio
 
 from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import About, Established, Failure, Inbox, LinkLost
+from actors.state import NOTHING
 from transport.sse import EventTooLarge
 from transport.upstreams.breaker import Breaker
 from transport.upstreams.carrier import Carrier
@@ -40,7 +41,7 @@ from transport.upstreams.http_jobs import CallJob, GetJob, PostJob, QuietJob
 from transport.upstreams.http_limits import HttpLimits, LinkStatistics
 from transport.upstreams.http_misheard import Misheard
 from transport.upstreams.http_parting import Parting, is_in_flight
-from transport.upstreams.http_requests import SessionRequests
+from transport.upstreams.http_requests import UNNAMED, SessionRequests, name_headers
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_streams import EventStream
 from transport.upstreams.http_target import HttpTarget
@@ -54,11 +55,34 @@ _log = structlog.get_logger(__name__)
 class StreamableHttpLink:
     """Implements `actors.link.Link`."""
 
+    __slots__ = (
+        "_breaker",
+        "_closed",
+        "_held",
+        "_inbox",
+        "_jobs",
+        "_limits",
+        "_listening",
+        "_malformed",
+        "_names",
+        "_parting",
+        "_pool",
+        "_requests",
+        "_resuming",
+        "_standalone_cursor",
+        "_stray",
+        "_target",
+        "established",
+        "opening_declined",
+        "resumable",
+        "unauthorized",
+    )
+
     def __init__(
         self,
         pool: Carrier,
         target: HttpTarget,
-        headers: Sequence[tuple[str, str]],
+        requests: SessionRequests,
         inbox: Inbox,
         limits: HttpLimits,
         breaker: Breaker,
@@ -67,27 +91,31 @@ class StreamableHttpLink:
         protocol_version: str = "",
         standalone_cursor: str = "",
     ) -> None:
-        """Args: `headers` are what every request carries besides the protocol's own."""
+        """Args: `requests` writes those of all sessions at this target."""
         self.established = Established(upstream_session_id=upstream_session_id)
         self.resumable = True
         self.unauthorized = ""  # what the upstream said when it refused our credentials
         self._pool = pool
         self._target = target
-        self._requests = SessionRequests(target, headers, upstream_session_id, protocol_version)
+        self._requests = requests
+        self._names = name_headers(upstream_session_id, protocol_version)
         self._inbox = inbox
         self._limits = limits
         self._breaker = breaker
         self._standalone_cursor = standalone_cursor
         self._listening: trio.Event | None = None  # set when the upstream's own stream has its head, or gets none
-        self._resuming: dict[RequestId, trio.CancelScope] = {}  # calls whose streams are followed
+        self._resuming: Mapping[RequestId, trio.CancelScope] = NOTHING  # calls whose streams are followed
         self._parting: Parting | None = None
-        self._jobs: set[CallJob | PostJob | GetJob] = set()
+        # A list, as a mailbox's lanes are: an empty set takes 232 bytes, an empty list 72; and it is as short as a
+        # session may have messages in flight.
+        self._jobs: list[CallJob | PostJob | GetJob] = []
         self._held: list[CallJob | PostJob] | None = None  # what waits for the head of the upstream's own stream
         self._closed = False
         self._malformed = 0
         self._stray = 0
-        # Asked when the handshake is declined: True takes the answering over (`http_fallback.py`).
-        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] = lambda *_: False
+        # Asked when the handshake is declined, until it is accepted: True takes the answering over
+        # (`http_fallback.py`).
+        self.opening_declined: Callable[[CallJob, ResponseHead, bytes], bool] | None = None
 
     def __repr__(self) -> str:
         return f"<StreamableHttpLink to {self._target.origin}, {len(self._jobs)} in flight>"
@@ -107,20 +135,20 @@ class StreamableHttpLink:
         job: CallJob | PostJob
         if message.kind is Kind.REQUEST:
             assert message.id is not None
-            opens = message.method == INITIALIZE
+            opens = message.method == INITIALIZE  # which names no session
             job = CallJob(
                 self,
-                self._requests.opening(message.raw) if opens else self._requests.post(message.raw),
+                self._requests.post(UNNAMED if opens else self._names, message.raw),
                 message.id,
                 ticket,
-                opens=opens,
+                opening=message if opens else None,
                 silence_seconds_max=self._limits.call_silence_seconds_max,
                 body_bytes_max=self._limits.body_bytes_max,
             )
         else:
             silence = self._limits.post_seconds_max
-            job = PostJob(self, self._requests.post(message.raw), ticket, silence_seconds_max=silence)
-        self._jobs.add(job)
+            job = PostJob(self, self._requests.post(self._names, message.raw), ticket, silence_seconds_max=silence)
+        self._jobs.append(job)
         if self._held is None:
             self._pool.submit(self._target.origin, job)
         else:  # bounded: a session has a bounded number of messages in flight
@@ -129,7 +157,7 @@ class StreamableHttpLink:
     def cancel(self, request_id: RequestId, reason: str) -> None:
         if self._closed:
             return
-        self._submit_quietly(self._requests.post(cancelled(request_id, reason).raw), "cancel a request")
+        self._submit_quietly(self._requests.post(self._names, cancelled(request_id, reason).raw), "cancel a request")
         for job in self._jobs:
             if isinstance(job, CallJob) and job.request_id == request_id:
                 job.hurry(self._limits.cancelled_seconds_max)
@@ -162,7 +190,7 @@ class StreamableHttpLink:
         if self._listening is not None:
             self._listening.set()
         if end_session and self.established.upstream_session_id:
-            self._submit_quietly(self._requests.delete(), "end a session")
+            self._submit_quietly(self._requests.delete(self._names), "end a session")
 
     # ---- for whoever opens the link ----
 
@@ -176,7 +204,7 @@ class StreamableHttpLink:
 
     def request_with_session(self, message: Message) -> bytes:
         """Write the POST of a message, as `send` would."""
-        return self._requests.post(message.raw)
+        return self._requests.post(self._names, message.raw)
 
     def hold_until_listening(self) -> None:
         """Send nothing before the upstream's own stream has its head, or is refused, or a second is over.
@@ -189,6 +217,11 @@ class StreamableHttpLink:
         """Go on with the stream of a call that an earlier link had sent."""
         await self._resume(stream, wait_first=False)
 
+    def _forget(self, job: CallJob | PostJob | GetJob) -> None:
+        """It is in flight no more; twice is fine."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+
     def _submit_quietly(self, request: bytes, purpose: str) -> None:
         job = QuietJob(request, purpose, silence_seconds_max=self._limits.post_seconds_max)
         self._pool.submit(self._target.origin, job)
@@ -196,14 +229,14 @@ class StreamableHttpLink:
     # ---- answers to calls ----
 
     def call_answered(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
-        self._jobs.discard(call)
+        self._forget(call)
         note_life(self._breaker, head, body, self._target.concealment)
         if self._closed:
             self._end_unwanted(head)
         elif head.is_encoded:
             self._refuse(call.ticket, Failure.REFUSED, "the answer is compressed, which nobody asked for")
         elif not 200 <= head.status < 300:
-            if not (call.opens and self.opening_declined(call, head, body)):
+            if not self._is_taken_over(call, head, body):
                 self.decline(call, head, body)
         elif not body.strip():
             self._refuse(call.ticket, Failure.REFUSED, f"HTTP {head.status} without an answer to a request")
@@ -218,8 +251,8 @@ class StreamableHttpLink:
         except InvalidTerms:  # nobody could name it
             return
         if session_id:
-            self._requests.name(session_id, "")
-            self._submit_quietly(self._requests.delete(), "end a session that was given up")
+            request = self._requests.delete(name_headers(session_id, ""))
+            self._submit_quietly(request, "end a session that was given up")
 
     def _read_document(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         stream = EventStream(call.request_id, ticket=call.ticket)
@@ -227,6 +260,9 @@ class StreamableHttpLink:
         if not stream.settled:
             detail = describe_unreadable(stream.unreadable, body, self._target.concealment)
             self._refuse(call.ticket, Failure.UNREADABLE, detail)
+
+    def _is_taken_over(self, call: CallJob, head: ResponseHead, body: bytes) -> bool:
+        return call.opens and self.opening_declined is not None and self.opening_declined(call, head, body)
 
     def decline(self, call: CallJob, head: ResponseHead, body: bytes) -> None:
         """Say that a call was answered with a status that is no success."""
@@ -251,7 +287,7 @@ class StreamableHttpLink:
         return failure_of(head.status)
 
     def call_failed(self, call: CallJob, failure: Failure, detail: str) -> None:
-        self._jobs.discard(call)
+        self._forget(call)
         self._refuse(call.ticket, failure, detail)
 
     def _refuse(self, ticket: int, failure: Failure, detail: str) -> None:
@@ -270,7 +306,7 @@ class StreamableHttpLink:
             call.abandon()
             self._end_unwanted(head)
         elif head.is_encoded:
-            self._jobs.discard(call)
+            self._forget(call)
             call.abandon()
             self._refuse(call.ticket, Failure.OUTCOME_UNKNOWN, "the stream is compressed, which nobody asked for")
 
@@ -292,7 +328,7 @@ class StreamableHttpLink:
 
     def _give_up(self, job: CallJob | GetJob, stream: EventStream, failure: Failure, detail: str) -> None:
         job.abandon()
-        self._jobs.discard(job)
+        self._forget(job)
         if stream.about is not About.NOTHING and not stream.settled:
             self._settle(stream, failure, detail)
 
@@ -302,7 +338,7 @@ class StreamableHttpLink:
         self._refuse(stream.ticket, failure, detail)
 
     def call_stream_closed(self, call: CallJob, stream: EventStream, detail: str) -> None:
-        self._jobs.discard(call)
+        self._forget(call)
         if stream.settled or self._closed:
             return
         if stream.unreadable:
@@ -369,13 +405,14 @@ class StreamableHttpLink:
         except InvalidTerms as error:
             return str(error)
         self.established = Established(upstream_session_id=session_id, protocol_version=version)
-        self._requests.name(session_id, version)
+        self._names = name_headers(session_id, version)
+        self.opening_declined = None
         return ""
 
     # ---- notifications and answers of the client ----
 
     def post_answered(self, post: PostJob, head: ResponseHead, body: bytes) -> None:
-        self._jobs.discard(post)
+        self._forget(post)
         note_life(self._breaker, head, body, self._target.concealment)
         if self._closed:
             return
@@ -385,7 +422,7 @@ class StreamableHttpLink:
             self._refuse(post.ticket, self._failure_of(head, body), self._describe(head, body))
 
     def post_failed(self, post: PostJob, failure: Failure, detail: str) -> None:
-        self._jobs.discard(post)
+        self._forget(post)
         self._refuse(post.ticket, failure, detail)
 
     # ---- GET: resuming and listening ----
@@ -394,15 +431,15 @@ class StreamableHttpLink:
         self, stream: EventStream, *, silence_seconds_max: float, headed: Callable[[], None] | None = None
     ) -> GetJob:
         """Ask for a stream. It ends by itself, or is closed by the pool's sweeper, or by `_end_get`."""
-        request = self._requests.get(stream.ask_behind)
+        request = self._requests.get(self._names, stream.ask_behind)
         get = GetJob(self, request, stream, silence_seconds_max=silence_seconds_max, headed=headed)
-        self._jobs.add(get)
+        self._jobs.append(get)
         self._pool.submit(self._target.origin, get)
         return get
 
     def _end_get(self, get: GetJob) -> None:
         get.abandon()
-        self._jobs.discard(get)
+        self._forget(get)
 
     async def _resume(self, stream: EventStream, wait_first: bool = True) -> None:
         """Ask for the rest of a call's stream until its answer was on it."""
@@ -410,14 +447,14 @@ class StreamableHttpLink:
         begin = partial(self._begin_get, silence_seconds_max=self._limits.call_silence_seconds_max)
         following = Following(stream, Asking(begin, self._end_get, self._describe), self._limits, looks_max=math.inf)
         with trio.CancelScope() as scope:
-            self._resuming[stream.about] = scope
+            self._resuming = {**self._resuming, stream.about: scope}
             try:
                 if wait_first:
                     await trio.sleep(stream.retry_seconds(self._limits.retry_seconds_max))
                 why = await following.until_settled()
             finally:
-                if self._resuming.get(stream.about) is scope:  # else its id was given to another call meanwhile
-                    del self._resuming[stream.about]
+                # By the scope: its id may have been given to another call meanwhile.
+                self._resuming = {about: one for about, one in self._resuming.items() if one is not scope} or NOTHING
             if why:
                 self._settle_unheard(following.stream, why)
         following.stream.heard()  # nothing is in doubt any more, and its id may be given to another call
@@ -496,7 +533,8 @@ class StreamableHttpLink:
             return
         self._held = self._parting = None
         unsent = [job for job in self._jobs if not isinstance(job, GetJob) and job.connection is None]
-        self._jobs.difference_update(unsent)
+        for job in unsent:
+            self._forget(job)
         parting.say(self._inbox, unsent)
         if parting.stream_refused:
             self.close(end_session=False)

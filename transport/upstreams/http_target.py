@@ -1,7 +1,7 @@
 """Where an HTTP upstream is, and the request heads that go there.
 
-Pure. A head is written once per link, as bytes: per request only the length of its body is added. Whatever comes
-from settings or from the upstream is checked here before it becomes part of a head, so a line break in it can
+Pure. A head is written once, as bytes: per request only whose it is and the length of its body are added. Whatever
+comes from settings or from the upstream is checked here before it becomes part of a head, so a line break in it can
 never begin a header of its own.
 """
 
@@ -118,6 +118,10 @@ def write_head(method: str, target: HttpTarget, headers: Sequence[tuple[str, str
     Args:
       headers: their characters have been checked, or are our own.
     """
-    lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.authority}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
+    start = f"{method} {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("latin-1")
+    return start + write_headers(headers)
+
+
+def write_headers(headers: Sequence[tuple[str, str]]) -> bytes:
+    """Write headers, each line ended; what their characters are as `write_head`."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")

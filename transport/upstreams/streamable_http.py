@@ -23,8 +23,9 @@ from transport.upstreams.http_answers import describe, note_life, session_is_los
 from transport.upstreams.http_limits import HttpLimits
 from transport.upstreams.http_link import StreamableHttpLink
 from transport.upstreams.http_pool import RequestFailed
+from transport.upstreams.http_requests import SessionRequests, name_headers
 from transport.upstreams.http_streams import EventStream
-from transport.upstreams.http_target import HttpTarget, check_headers, every_header, write_head
+from transport.upstreams.http_target import HttpTarget, check_headers, every_header
 
 
 def _checked(_: object, __: object, headers: Mapping[str, str]) -> None:
@@ -49,16 +50,16 @@ class StreamableHttpConnector:
     limits: HttpLimits = HttpLimits()
     breaker: Breaker = attrs.field(factory=Breaker)
     credentials: Credentials = Credentials.OPERATORS
-    _every_header: tuple[tuple[str, str], ...] = attrs.field(init=False, repr=False)  # made once, for all links
+    _requests: SessionRequests = attrs.field(init=False, repr=False)  # made once, for all links
     _shown: HttpTarget = attrs.field(init=False, repr=False)  # the target, which knows what it is shown
 
     @_shown.default
     def _show_headers(self) -> HttpTarget:
         return self.target.shown(self.headers, self.pool.tokens_shown)
 
-    @_every_header.default
-    def _add_user_agent(self) -> tuple[tuple[str, str], ...]:
-        return every_header(self.headers)
+    @_requests.default
+    def _write_requests(self) -> SessionRequests:
+        return SessionRequests(self.target, every_header(self.headers))
 
     def __attrs_post_init__(self) -> None:
         self.pool.observe(self.target.origin, self.breaker.failed)
@@ -90,7 +91,7 @@ class StreamableHttpConnector:
         return StreamableHttpLink(
             pool,
             self._shown_over(pool),
-            self._every_header,
+            self._requests,
             inbox,
             self.limits,
             self.breaker,
@@ -157,11 +158,7 @@ class StreamableHttpConnector:
         handshake = session.handshake
         if handshake is None or not handshake.upstream_session_id:
             return False
-        own = [("Mcp-Session-Id", handshake.upstream_session_id)]
-        version = _version_of(handshake)
-        if version:
-            own.append(("MCP-Protocol-Version", version))
-        request = write_head("DELETE", self.target, (*self._every_header, *own)) + b"\r\n"
+        request = self._requests.delete(name_headers(handshake.upstream_session_id, _version_of(handshake)))
         pool = self.pool.on_behalf_of(session.principal)
         concealment = self._shown_over(pool).concealment
         try:
