@@ -50,10 +50,25 @@ def _shown_proxy(raw: object) -> str:
 
 
 PROXY: Kind[str] = Kind(_read_proxy, _shown_proxy, "URL")
-STRAIGHT = texts(
+_STRAIGHT = texts(
     "a host, a domain such as .example.com, an address, or a network by its first address, such as 10.0.0.0/8",
     _is_straight,
 )
+
+
+def _read_straight(raw: object) -> tuple[str, ...]:
+    if "@" in str(raw):  # the proxy's own URL, in the wrong place: nothing of it may be quoted
+        raise Refused(
+            "it has a user in it: the proxy itself belongs into upstream_proxy, and here what is reached past it"
+        )
+    return _STRAIGHT.read(raw)
+
+
+def _shown_straight(raw: object) -> str:
+    return "<not shown>" if "@" in str(raw) else repr(raw)
+
+
+STRAIGHT = Kind(_read_straight, _shown_straight, "LIST")
 
 
 def proxy_of(settings: Settings) -> ForwardProxy | None:

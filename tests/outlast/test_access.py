@@ -65,6 +65,7 @@ def test_tables_are_read_from_one_text_as_well() -> None:
         ("OUTLAST_CLIENT_TOKENS", "ann=s3cret-0123456789,bob=s3cret-0123456789"),
         ("OUTLAST_OPERATORS_TOKEN", "s3cret"),
         ("OUTLAST_UPSTREAM_PROXY", "s3cret"),
+        ("OUTLAST_UPSTREAM_PROXY_EXCEPT", "http://ada:s3cret@proxy.example:3128"),
         ("OUTLAST_UPSTREAM_PROXY", "http://ada:s3cret@proxy.example"),
         ("OUTLAST_UPSTREAM_PROXY", "https://ada:s3cret@proxy.example:3128/path"),
         ("OUTLAST_UPSTREAM_PROXY", "socks5://ada:s3cret@proxy.example:1080"),

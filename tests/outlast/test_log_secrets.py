@@ -20,7 +20,7 @@ from outlast.settings import Settings, facts
 from outlast.sources import SettingsInvalid, load_settings
 from outlast.targets import read_servers
 
-_NO_SECRETS = ("listen", "certfile", "keyfile")  # addresses, and paths, which are none
+_NO_SECRETS = ("listen", "certfile", "keyfile", "upstream_proxy_except")  # addresses, and paths, which are none
 
 PASSWORD = 'correct "horse" \\ battery'
 
