@@ -103,12 +103,7 @@ async def serve(
         connect = _upstreams(settings, pool, subjects)
         stateless = await _stateless(settings, pool, connect, upstreams)
         opened.callback(upstreams.cancel_scope.cancel)
-        own_tools = make_health_tool() if settings.expose_health_tool else None
-        if own_tools is not None:
-            # A server that wants a token of each user has nothing to say to us.
-            asked = [name for name in settings.servers if name not in exchanging_servers(settings)]
-            census = ToolCensus(own_tools, asked, connect, stateless)
-            await opened.enter_async_context(taking(census, pool.wait_carried))
+        own_tools = await _own_tools(opened, settings, connect, stateless, pool)
         with _collector_off():
             runtime = await opened.enter_async_context(
                 open_runtime(
@@ -130,6 +125,24 @@ async def serve(
             log.info("stopping", grace_seconds=settings.shutdown_grace_seconds)
             await _drain(runtime, gateway, server, served, settings.shutdown_grace_seconds)
             serving.cancel_scope.cancel()
+
+
+async def _own_tools(
+    opened: AsyncExitStack,
+    settings: Settings,
+    connect: Upstreams,
+    stateless: Mapping[str, StatelessUpstream],
+    pool: HttpPool,
+) -> OwnTools | None:
+    """Make what we add to the servers' tools, if it is wanted; servers are asked for a tool of that name meanwhile."""
+    if not settings.expose_health_tool:
+        return None
+    own_tools = make_health_tool()
+    # A server that wants a token of each user has nothing to say to us.
+    asked = [name for name in settings.servers if name not in exchanging_servers(settings)]
+    census = ToolCensus(own_tools, asked, connect, stateless)
+    await opened.enter_async_context(taking(census, pool.wait_carried))
+    return own_tools
 
 
 async def _open_front(
