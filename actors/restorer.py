@@ -61,8 +61,9 @@ class Restorer:
         """
         Args:
           sessions_max: how many of the most recently active sessions are restored; the others wait for their first
-          use. progress: told after each session.
+            use.
           on_use: servers none of whose sessions is restored before its first use.
+          progress: told after each session.
         """
         self._registry = registry
         self._limiter = trio.CapacityLimiter(permits)

@@ -16,7 +16,7 @@ from transport.upstreams.access_tokens import (
     TokenSource,
     TokenUnavailable,
 )
-from transport.upstreams.handshake import is_power_of_two
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.token_requests import TokenRequests
 
 _log = structlog.get_logger(__name__)

@@ -154,11 +154,6 @@ def describe_error(message: Message) -> str:
     return f"{error.message[:300]} ({error.code})"
 
 
-def is_power_of_two(count: int) -> bool:
-    """Whether to log this time: the 1st, 2nd, 4th, 8th, ... of what an upstream may do a million times."""
-    return count & (count - 1) == 0
-
-
 def own_id(purpose: str) -> str:
     """Draw an id for a request of our own, which no client's id equals."""
     return f"outlast-{purpose}-{secrets.token_hex(8)}"

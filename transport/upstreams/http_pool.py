@@ -23,11 +23,11 @@ from actors.ids import Principal
 from actors.link import Failure
 from actors.log_context import start_apart
 from transport.upstreams.forward_proxy import ForwardProxy
-from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.http_connection import BODY_BYTES_MAX, Connection, Job, Lane
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import Origin
 from transport.upstreams.http_wire import open_wire
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.tunnel import describe
 
 _SWEEP_SECONDS = 1.0  # deadlines here are many seconds; a sweep over 256 connections takes some 50 us

@@ -22,7 +22,7 @@ from transport.upstreams.carrier import Carrier
 from transport.upstreams.concealment import Concealment
 from transport.upstreams.credentials import REFUSALS
 from transport.upstreams.era import Era, EraKnowledge, EraLimits, EraUnknown, Verdict, judge
-from transport.upstreams.handshake import is_power_of_two, own_id
+from transport.upstreams.handshake import own_id
 from transport.upstreams.http_answers import answer_to, describe, error_answer, failure_of
 from transport.upstreams.http_connection import Job, Lane
 from transport.upstreams.http_limits import HttpLimits
@@ -30,6 +30,7 @@ from transport.upstreams.http_pool import RequestFailed
 from transport.upstreams.http_response import ResponseHead
 from transport.upstreams.http_target import POST_HEADERS, HttpTarget, check_headers, default_user_agent, write_head
 from transport.upstreams.stateless import Answer, NoAnswer, StatelessCall, answer_within
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.unreadable import describe_unreadable, is_torn_answer
 
 _ENDING_SECONDS = 5.0  # an answered stream may take so long to end by itself; then its connection is of no more use

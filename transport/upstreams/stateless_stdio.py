@@ -27,10 +27,10 @@ from transport import modern
 from transport.modern import ModernRequest
 from transport.upstreams import renaming
 from transport.upstreams.era import Era, EraKnowledge, EraLimits, EraUnknown, Verdict, judge
-from transport.upstreams.handshake import is_power_of_two
 from transport.upstreams.http_target import default_user_agent
 from transport.upstreams.stateless import Answer, NoAnswer, ServerUnavailable, StatelessCall, answer_within
 from transport.upstreams.stdio import StdioConnector, StdioLink
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.tool_headers import CHANGED, ToolHeaders, ToolsUnknown
 
 _log = structlog.get_logger(__name__)

@@ -20,9 +20,10 @@ from actors.jsonrpc import InvalidMessage, Kind, Message, RequestId, parse
 from actors.link import ConnectFailed, Established, Failure, Inbox, LinkLost
 from actors.state import SessionState
 from transport.upstreams.child_process import ChildProcess, start_child
-from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
+from transport.upstreams.handshake import Rehearsal, cancelled, reinitialize, split_batch
 from transport.upstreams.in_flight import InFlight
 from transport.upstreams.lines import LineSplitter, as_line
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
 
 _OURS = ("OUTLAST_", "SESSION_")  # this gateway's settings, its encryption key among them

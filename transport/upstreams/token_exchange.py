@@ -25,7 +25,7 @@ from transport.upstreams.access_tokens import (
     TokenSource,
     TokenUnavailable,
 )
-from transport.upstreams.handshake import is_power_of_two
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.token_requests import TokenRequests
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"

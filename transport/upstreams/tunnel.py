@@ -21,7 +21,7 @@ HEAD_BYTES_MAX = 16 * 1024  # proxies' answers have a few hundred; those of sign
 _HEAD_END = b"\r\n\r\n"
 _READ_BYTES = 4096
 _HTTPS_PORT = 443
-FORBIDDEN = 403
+_FORBIDDEN = 403
 
 _ADVICE = {
     407: "it wants a user and password that it knows: look at upstream_proxy",
@@ -124,7 +124,7 @@ async def _read_status(stream: trio.abc.Stream) -> tuple[int, bytes]:
 
 def _advice(status: int, port: int) -> str:
     advice = _ADVICE.get(status, "")
-    if status == FORBIDDEN:
+    if status == _FORBIDDEN:
         advice = "its rules do not let the gateway reach this upstream"
         if port != _HTTPS_PORT:
             advice += f"; many proxies open tunnels to port {_HTTPS_PORT} alone, and this is {port}"

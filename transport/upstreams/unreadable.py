@@ -15,7 +15,7 @@ from typing import Any
 
 from actors.jsonrpc import InvalidMessage
 from transport.upstreams.concealment import Concealment
-from transport.upstreams.handshake import is_power_of_two
+from transport.upstreams.thinning import is_power_of_two
 
 _EXCERPT_BYTES = 200
 _SHOWN_BYTES = 100

@@ -28,10 +28,11 @@ from actors.state import SessionState
 from transport.upstreams.access_tokens import Authorization, TokenRefused, TokenSource, TokenUnavailable
 from transport.upstreams.credentials import REFUSALS, Credentials
 from transport.upstreams.forward_proxy import ForwardProxy
-from transport.upstreams.handshake import Rehearsal, cancelled, is_power_of_two, reinitialize, split_batch
+from transport.upstreams.handshake import Rehearsal, cancelled, reinitialize, split_batch
 from transport.upstreams.http_connection import UNAUTHORIZED
 from transport.upstreams.http_target import HttpTarget, check_headers, default_user_agent
 from transport.upstreams.in_flight import InFlight
+from transport.upstreams.thinning import is_power_of_two
 from transport.upstreams.tls_stream import TlsStream
 from transport.upstreams.tunnel import open_stream
 from transport.upstreams.unreadable import describe_unreadable, log_unreadable
